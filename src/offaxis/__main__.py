@@ -1,0 +1,5 @@
+"""`python -m offaxis`."""
+
+from offaxis.cli import main
+
+main()

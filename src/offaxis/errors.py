@@ -1,0 +1,81 @@
+"""Every error that a user can cause, and the exit code it ends with.
+
+OffaxisError
+├── UsageError       (ValueError)       exit 2: a command line that cannot be meant
+├── RecipeError      (ValueError)       exit 2: unknown key, wrong type, impossible combination
+├── CatalogError     (LookupError)      exit 2: no such diagnostic, objective or task
+├── CheckpointError  (OSError)          exit 3: missing, truncated, mismatched or non-finite tensors
+├── ResultsError     (OSError)          exit 3: a results folder that cannot be read or written
+├── CoverageError    (ValueError)       exit 4: less was measured than was asked for
+└── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
+"""
+
+from typing import ClassVar
+
+
+class OffaxisError(Exception):
+    """A failure with its place, what was expected, what was found, and what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, where: str, *, expected: str, found: str, do: str) -> None:
+        self.where, self.expected, self.found, self.do = where, expected, found, do
+        super().__init__(where, expected, found, do)
+
+    def __str__(self) -> str:
+        return (
+            f"where:    {self.where}\nexpected: {self.expected}\n"
+            f"found:    {self.found}\ndo:       {self.do}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.do)
+
+
+def _rebuild(
+    kind: type[OffaxisError], where: str, expected: str, found: str, do: str
+) -> OffaxisError:
+    """Restore an error on the other side of a process boundary."""
+    return kind(where, expected=expected, found=found, do=do)
+
+
+class UsageError(OffaxisError, ValueError):
+    """The command line cannot be meant as it stands."""
+
+    exit_code = 2
+
+
+class RecipeError(OffaxisError, ValueError):
+    """A recipe has an unknown key, a wrong type or an impossible combination."""
+
+    exit_code = 2
+
+
+class CatalogError(OffaxisError, LookupError):
+    """No diagnostic, objective or task has this name."""
+
+    exit_code = 2
+
+
+class CheckpointError(OffaxisError, OSError):
+    """A checkpoint is missing, truncated, mismatched or holds values that are not numbers."""
+
+    exit_code = 3
+
+
+class ResultsError(OffaxisError, OSError):
+    """A results folder cannot be read or written."""
+
+    exit_code = 3
+
+
+class CoverageError(OffaxisError, ValueError):
+    """Less of the model was measured than was asked for."""
+
+    exit_code = 4
+
+
+class NumericsError(OffaxisError, ArithmeticError):
+    """A numerical method met an input it is not defined for, or did not converge."""
+
+    exit_code = 3
