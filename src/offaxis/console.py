@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: everything on standard error, results on standard output."""
+"""What a person sees while work goes on, on standard error; standard output is for results."""
 
 import sys
 

@@ -138,7 +138,7 @@ def definition_settings(text: str) -> dict[str, str]:
 
 def _safe(name: str) -> str:
     """A file name for a run or tensor, whatever characters a stranger gave it."""
-    return quote(name, safe=" ") or "_"
+    return quote(name, safe=" ") if name.strip(".") else f"_{name}"
 
 
 @dataclass(frozen=True)

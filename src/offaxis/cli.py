@@ -1,0 +1,5 @@
+"""The verbs."""
+
+
+def main() -> None:
+    """Run the command line."""
