@@ -5,8 +5,8 @@ RESULTS/
   manifest.json          recipe, anchors, runs (arm, objective, seed), hashes, versions, definitions
   readings/<run>.parquet one row per reading, with its primary null beside it
   nulls/<run>.parquet    one row per null computed for a reading
-  spectra/<run>.parquet  singular values of anchor, current and delta
-  angles/<run>.parquet   principal angles, left and right, ascending
+  spectra/<run>.parquet  singular values of anchor, current and delta, one curve a row, descending
+  angles/<run>.parquet   principal angles, left and right, one curve a row, ascending
   training/<run>.parquet what training logged, where the run folder has a log
   factors/<run>/<step>/<tensor>.safetensors   the unit of work: top-K factors of the delta
 ```
@@ -90,8 +90,7 @@ SPECTRA = pa.schema(
         ("view", pa.string()),
         ("precision", pa.string()),
         ("matrix", pa.string()),
-        ("index", pa.int64()),
-        ("singular_value", pa.float64()),
+        ("singular_values", pa.list_(pa.float64())),
     ]
 )
 
@@ -103,8 +102,7 @@ ANGLES = pa.schema(
         ("view", pa.string()),
         ("precision", pa.string()),
         ("side", pa.string()),
-        ("index", pa.int64()),
-        ("angle", pa.float64()),
+        ("angles", pa.list_(pa.float64())),
     ]
 )
 
