@@ -1,5 +1,197 @@
-"""The verbs."""
+"""The verbs: parse, call one stage, say where the result is. Nothing heavy is imported here."""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from offaxis.errors import OffaxisError, UsageError
+
+app = App(
+    name="offaxis",
+    help="Measure the geometry of weight updates, beside what chance alone would have shown.",
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+Storage = Literal["stored", "bf16"]
+Preset = Literal["smoke", "default"]
+
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", negative="", help="Override a setting, as key=value; repeatable."),
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document.")]
+DryRun = Annotated[
+    bool, Parameter(name="--dry-run", negative="", help="Print the plan and stop there.")
+]
+Workers = Annotated[
+    int | None, Parameter(help="Processes, one thread each; as many as cores by default.")
+]
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; every foreseen failure is one message and its exit code."""
+    try:
+        app(list(arguments), exit_on_error=False, print_error=True)
+    except OffaxisError as error:
+        print(f"offaxis: error\n{error}", file=sys.stderr)
+        return error.exit_code
+    except CycloptsError:
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        print("offaxis: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last resort, so that no user sees a traceback
+        if os.environ.get("OFFAXIS_TRACEBACK"):
+            raise
+        print(
+            f"offaxis: internal error: {type(error).__name__}: {error}\n"
+            "do:       run again with OFFAXIS_TRACEBACK=1 and report what it prints",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+@app.command
+def demo(
+    out: Annotated[Path, Parameter(help="Output folder.")] = Path("demo"),
+    *,
+    preset: Annotated[Preset, Parameter(help="How much to train.")] = "default",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a tiny model three ways, measure every update against its null, show the result."""
+    from offaxis.demo import demo as run_demo
+
+    _say(run_demo(out, preset=preset, workers=workers, dry_run=dry_run), as_json)
+
+
+@app.command
+def train(
+    recipe: Annotated[Path, Parameter(help="A TOML recipe.")],
+    *,
+    out: Annotated[Path, Parameter(help="Output folder.")] = Path("runs"),
+    overrides: Set = (),
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train one arm from its recipe, and first whatever model it starts from."""
+    from offaxis.training import train_command
+
+    _say(train_command(recipe, overrides, out, dry_run=dry_run), as_json)
+
+
+@app.command
+def measure(
+    paths: Annotated[
+        tuple[Path, ...],
+        Parameter(help="RUN_FOLDER..., or ANCHOR CHECKPOINT...", negative="", required=True),
+    ],
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Results folder; RUN_FOLDER/offaxis by default.")
+    ] = None,
+    anchor: Annotated[
+        Path | None, Parameter(help="The checkpoint that updates are measured from.")
+    ] = None,
+    run: Annotated[str | None, Parameter(help="Name of the run.")] = None,
+    storage: Annotated[
+        tuple[Storage, ...],
+        Parameter(
+            name="--as", negative="", help="As stored, or as bf16 files would show; repeatable."
+        ),
+    ] = ("stored",),
+    only: Annotated[
+        tuple[str, ...] | None,
+        Parameter(name="--diagnostics", negative="", help="Only these diagnostics."),
+    ] = None,
+    draws: Annotated[int, Parameter(help="Draws of each random null.")] = 3,
+    seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
+    workers: Workers = None,
+    overrides: Set = (),
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Measure every weight matrix of every checkpoint, with its null beside it."""
+    from offaxis.measurement.command import measure_command
+
+    result = measure_command(
+        paths,
+        out=out,
+        anchor=anchor,
+        run=run,
+        storages=storage,
+        only=only,
+        draws=draws,
+        seed=seed,
+        workers=workers,
+        overrides=assignments(overrides),
+        dry_run=dry_run,
+    )
+    _say(result, as_json)
+
+
+@app.command
+def report(
+    results: Annotated[Path, Parameter(help="A results folder.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="The page; RESULTS/report.html by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained page from a results folder."""
+    from offaxis.report import write_report
+
+    _say({"report": str(write_report(results, out))}, as_json)
+
+
+@app.command(name="list")
+def list_(*, as_json: Json = False) -> None:
+    """List diagnostics, objectives, tasks and recipes."""
+    from offaxis.listing import listing
+
+    _say(listing(), as_json)
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` pairs; values are TOML, a bare word is a string.
+
+    Raises:
+        UsageError: If there is no `=`.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"--set {pair}",
+                expected="key=value",
+                found=repr(pair),
+                do="write for example --set rotation.k=64",
+            )
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    return found
+
+
+def _say(result: dict[str, Any], as_json: bool) -> None:
+    """Print a result for programs, or its lines for people."""
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        for key, value in result.items():
+            print(f"{key}: {value}")

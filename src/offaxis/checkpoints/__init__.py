@@ -1,0 +1,1 @@
+"""From disk to tensors, one matrix at a time; one file per format."""

@@ -1,0 +1,35 @@
+"""What every checkpoint format offers: names, shapes, dtypes, and one tensor or slice at a time."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class TensorInfo(NamedTuple):
+    """What the header says of one stored tensor; `dtype` is torch's name, as `bfloat16`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class CheckpointReader(Protocol):
+    """Reads one checkpoint. A new format is one new file with this interface."""
+
+    @property
+    def path(self) -> Path:
+        """The folder that was opened."""
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Everything stored, by name, from headers alone."""
+
+    def read(self, name: str, index: int | None = None) -> Tensor:
+        """Return a stored tensor, or entry `index` of its first axis, in its stored dtype.
+
+        Raises:
+            CheckpointError: If the bytes cannot be read.
+        """
+
+    def digest(self) -> str:
+        """Return a hash of the weights' bytes, which names this checkpoint's content."""

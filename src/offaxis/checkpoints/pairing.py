@@ -1,0 +1,83 @@
+"""Which matrix of a checkpoint answers to which matrix of its anchor."""
+
+from typing import NamedTuple
+
+from offaxis.checkpoints.base import CheckpointReader, TensorInfo
+from offaxis.checkpoints.views import Skipped, View, views
+from offaxis.errors import CheckpointError
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+class Pairing(NamedTuple):
+    """The matrices that both sides hold, and the tensors that hold none."""
+
+    matrices: list[View]
+    skipped: list[Skipped]
+
+
+def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
+    """Pair two checkpoints by the names of their tensors.
+
+    Raises:
+        CheckpointError: If a tensor is missing on one side, shapes differ, or a dtype is not a
+            plain floating-point one.
+    """
+    old, new = anchor.tensors(), current.tensors()
+    _require_same_names(anchor, current, old, new)
+    matrices: list[View] = []
+    skipped: list[Skipped] = []
+    for name, info in old.items():
+        other = new[name]
+        if info.shape != other.shape:
+            raise CheckpointError(
+                f"tensor {name!r} in {current.path}",
+                expected=f"shape {list(info.shape)}, as in the anchor {anchor.path}",
+                found=f"shape {list(other.shape)}",
+                do="give the anchor that this checkpoint was trained from",
+            )
+        found = views(info)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+            continue
+        for side, held in ((anchor, info), (current, other)):
+            _require_float(side, held)
+        matrices.extend(found)
+    if not matrices:
+        raise CheckpointError(
+            str(anchor.path),
+            expected="at least one weight matrix",
+            found="none",
+            do="give the folder of a model",
+        )
+    return Pairing(matrices, skipped)
+
+
+def _require_same_names(
+    anchor: CheckpointReader,
+    current: CheckpointReader,
+    old: dict[str, TensorInfo],
+    new: dict[str, TensorInfo],
+) -> None:
+    for side, other, names in (
+        (current, anchor, sorted(old.keys() - new.keys())),
+        (anchor, current, sorted(new.keys() - old.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(
+                str(side.path),
+                expected=f"tensor {names[0]!r}{more}, as in {other.path}",
+                found="no such tensor",
+                do="give checkpoints of one model, saved the same way",
+            )
+
+
+def _require_float(reader: CheckpointReader, info: TensorInfo) -> None:
+    if info.dtype not in FLOATS:
+        raise CheckpointError(
+            f"tensor {info.name!r} in {reader.path}",
+            expected=f"a dtype out of {', '.join(FLOATS)}",
+            found=info.dtype,
+            do="give an unquantised checkpoint: the difference to a quantised one is its noise",
+        )

@@ -1,0 +1,185 @@
+"""From the paths a user gives to the trajectories that will be measured."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
+from offaxis.errors import CheckpointError, UsageError
+from offaxis.runs import RunFolder
+
+
+class Checkpoint(NamedTuple):
+    """The weights of one step."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An anchor and the ordered checkpoints of one run."""
+
+    run: str
+    anchor: Path
+    checkpoints: tuple[Checkpoint, ...]
+    folder: RunFolder | None = None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run's trainer said of it; empty for a stranger's checkpoints."""
+        return (self.folder.manifest() if self.folder else None) or {}
+
+
+def open_checkpoint(path: Path) -> CheckpointReader:
+    """Open a checkpoint in whichever known format it has."""
+    return SafetensorsFolder(path)
+
+
+def find_trajectories(
+    paths: Sequence[Path], *, anchor: Path | None = None, run: str | None = None
+) -> list[Trajectory]:
+    """Understand `RUN_FOLDER...`, or `ANCHOR CHECKPOINT...`.
+
+    Args:
+        paths: Run folders (with `checkpoint-N` inside), or an anchor and its checkpoints.
+        anchor: The anchor; then every path is a run folder or a checkpoint.
+        run: The run's name, where the checkpoints belong to one run.
+
+    Raises:
+        UsageError: If no anchor can be told, or two runs have one name.
+        CheckpointError: If a path does not exist or holds no checkpoint.
+    """
+    for path in paths if anchor is None else [*paths, anchor]:
+        _require_folder(path)
+    if anchor is not None or _is_run(paths[0]):
+        runs = [path for path in paths if _is_run(path)]
+        loose = [path for path in paths if not _is_run(path)]
+        found = [_of_run(path, anchor, run) for path in runs]
+        found += _of_checkpoints(_require_anchor(anchor, loose), loose, run) if loose else []
+    else:
+        found = _of_checkpoints(paths[0], _required_checkpoints(paths), run)
+    _require_distinct(found)
+    return found
+
+
+def _is_run(path: Path) -> bool:
+    return bool(RunFolder(path).steps())
+
+
+def _of_run(path: Path, anchor: Path | None, run: str | None) -> Trajectory:
+    folder = RunFolder(path)
+    if anchor is None:
+        named = (folder.manifest() or {}).get("anchor")
+        if named is None and 0 not in folder.steps():
+            raise _no_anchor(path)
+        anchor = path / (named or "checkpoint-0")
+        _require_folder(anchor)
+    steps = [Checkpoint(step, folder.checkpoint(step)) for step in folder.steps()]
+    kept = tuple(c for c in steps if c.path.resolve() != anchor.resolve())
+    if not kept:
+        raise CheckpointError(
+            str(path),
+            expected="at least one checkpoint beside the anchor",
+            found=f"only {anchor.name}",
+            do="train further, or give another anchor with --anchor",
+        )
+    return Trajectory(run or path.resolve().name, anchor, kept, folder)
+
+
+def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> list[Trajectory]:
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        members = [RunFolder(path).checkpoint(s) for s in RunFolder(path).steps()] or [path]
+        for member in members:
+            if member.resolve() != anchor.resolve():
+                by_folder.setdefault(member.resolve().parent, []).append(member)
+    if run is not None:
+        by_folder = {Path(run): [path for group in by_folder.values() for path in group]}
+    found = []
+    for folder, group in by_folder.items():
+        steps = [Checkpoint(_step(path, index), path) for index, path in enumerate(group, start=1)]
+        _require_distinct_steps(folder.name, steps)
+        source = RunFolder(folder) if run is None else None
+        found.append(Trajectory(folder.name or "run", anchor, tuple(sorted(steps)), source))
+    return found
+
+
+def _step(path: Path, position: int) -> int:
+    """The integer of `checkpoint-N`, else of `trainer_state.json`, else the position given."""
+    prefix, _, number = path.resolve().name.rpartition("-")
+    if prefix == "checkpoint" and number.isdecimal():
+        return int(number)
+    state = path / "trainer_state.json"
+    if state.is_file():
+        try:
+            return int(json.loads(state.read_text("utf-8"))["global_step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                str(state),
+                expected='a JSON object with an integer "global_step"',
+                found=f"{type(error).__name__}: {error}",
+                do="restore the file, or rename the folder to checkpoint-N",
+            ) from error
+    return position
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise CheckpointError(
+            str(path),
+            expected="the folder of a checkpoint or of a run",
+            found="a file" if path.exists() else "no such folder",
+            do="check the path",
+        )
+
+
+def _required_checkpoints(paths: Sequence[Path]) -> Sequence[Path]:
+    if len(paths) == 1:
+        raise _no_anchor(paths[0])
+    return paths[1:]
+
+
+def _require_anchor(anchor: Path | None, loose: Sequence[Path]) -> Path:
+    if anchor is None:
+        raise _no_anchor(loose[0])
+    return anchor
+
+
+def _no_anchor(path: Path) -> UsageError:
+    return UsageError(
+        str(path),
+        expected="an anchor: a manifest that names it, a checkpoint-0, or --anchor",
+        found="none of them",
+        do="say which checkpoint updates are measured from, with --anchor FOLDER",
+    )
+
+
+def _require_distinct_steps(run: str, checkpoints: Sequence[Checkpoint]) -> None:
+    seen: dict[int, Path] = {}
+    for step, path in checkpoints:
+        if step in seen:
+            raise UsageError(
+                f"run {run!r}, step {step}",
+                expected="one checkpoint a step",
+                found=f"{seen[step]} and {path}",
+                do="measure them as two runs, each with its own --run NAME",
+            )
+        seen[step] = path
+
+
+def _require_distinct(trajectories: Sequence[Trajectory]) -> None:
+    seen: dict[str, Trajectory] = {}
+    for trajectory in trajectories:
+        other = seen.setdefault(trajectory.run, trajectory)
+        if other is not trajectory:
+            raise UsageError(
+                f"run {trajectory.run!r}",
+                expected="runs with different names",
+                found=f"{other.checkpoints[0].path.parent} and "
+                f"{trajectory.checkpoints[0].path.parent}",
+                do="measure them one by one into the same --out, each with its own --run NAME",
+            )

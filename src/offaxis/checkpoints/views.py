@@ -1,0 +1,61 @@
+"""Which matrices a stored tensor holds, and what each of them does in the model."""
+
+import re
+from typing import NamedTuple
+
+from offaxis.checkpoints.base import TensorInfo
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+_STACK_AXES = 3
+
+
+class View(NamedTuple):
+    """One matrix of a checkpoint: a stored tensor, or one entry of a stack of matrices."""
+
+    tensor: str
+    view: str
+    entry: int | None
+    rows: int
+    cols: int
+    dtype: str
+    layer: int | None
+    role: str
+
+    @property
+    def label(self) -> str:
+        """The view's name for people and for file names."""
+        return f"{self.tensor}[{self.view}]" if self.view else self.tensor
+
+
+class Skipped(NamedTuple):
+    """A stored tensor without a matrix in it, and why."""
+
+    tensor: str
+    reason: str
+
+
+def views(info: TensorInfo) -> list[View] | Skipped:
+    """List the matrices in one stored tensor.
+
+    Stacks of three axes (fused experts) are split into one view per entry, `expert.3`.
+    """
+    layer, role = layer_and_role(info.name)
+    if 0 in info.shape:
+        return Skipped(info.name, "empty")
+    if len(info.shape) == 2:
+        rows, cols = info.shape
+        return [View(info.name, "", None, rows, cols, info.dtype, layer, role)]
+    if len(info.shape) == _STACK_AXES:
+        count, rows, cols = info.shape
+        return [
+            View(info.name, f"expert.{i}", i, rows, cols, info.dtype, layer, role)
+            for i in range(count)
+        ]
+    return Skipped(info.name, f"{len(info.shape)}-D: not a matrix")
+
+
+def layer_and_role(name: str) -> tuple[int | None, str]:
+    """Read the layer number and the role (`q_proj`, `down_proj`, ...) off a tensor's name."""
+    match = _LAYER.search(name)
+    parts = [part for part in name.split(".") if part not in ("weight", "bias")]
+    return (int(match[1]) if match else None), parts[-1] if parts else name

@@ -1,0 +1,1 @@
+"""Diagnostics: one pure function of a weight update, one file each."""

@@ -1,0 +1,91 @@
+"""Subspace similarity over time: when did the update find its directions?
+
+Unlike the other diagnostics this one compares checkpoints with each other, from the factors that
+each of them left behind.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from offaxis.diagnostics.base import EPS, Reading
+from offaxis.linalg.subspaces import similarity as subspace_similarity
+
+NAME = "similarity"
+VERSION = 1
+SOURCE = "arXiv:2606.07082, section 4.2"
+RANKS = (4, 16)
+UNITS = {
+    "right_to_final": "fraction",
+    "left_to_final": "fraction",
+    "right_increment": "fraction",
+    "left_increment": "fraction",
+}
+PRIMARY = "random_walk"
+
+
+class TopFactors(NamedTuple):
+    """The leading singular vectors of one update, as columns, and all its singular values."""
+
+    left: Float64[Tensor, "m k"]
+    right: Float64[Tensor, "n k"]
+    s: Float64[Tensor, " p"]
+
+    def uncertainty(self, K: int) -> float:
+        """Bound of the top-K subspaces' rounding error in radians, Gram route included."""
+        below = float(self.s[K]) if self.s.numel() > K else 0.0
+        gap = float(self.s[K - 1]) ** 2 - below**2
+        return 100 * EPS * float(self.s[0]) ** 2 / gap if gap > 0 else math.inf
+
+
+class Stage(NamedTuple):
+    """One checkpoint of a trajectory: its update, and the step it took since the one before.
+
+    None stands for a zero update, which has no directions.
+    """
+
+    cumulative: TopFactors | None
+    increment: TopFactors | None
+
+
+def ranks_for(p: int, requested: Sequence[int] = RANKS) -> list[int]:
+    """The K that are small enough to mean something in a matrix of smaller dimension p."""
+    return [K for K in requested if p >= 4 * K]
+
+
+def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading]]:
+    r"""Return, for each checkpoint, what its top-K subspaces share with two others.
+
+    `to_final` compares the update so far with the final one,
+    $\frac1K\lVert V_K(t)^\top V_K(t_\text{end})\rVert_F^2$. The final update contains the early
+    one, so it rises for any process. `increment` compares the update at the *previous* checkpoint
+    with the step taken since, which do not contain each other. Values lie in [0, 1]; not defined
+    where one side is zero, nor for the increment at the first checkpoint.
+    """
+    final = stages[-1].cumulative
+    before: TopFactors | None = None
+    rows = []
+    for index, stage in enumerate(stages):
+        missing = "zero_update" if index else "first_checkpoint"
+        rows.append(
+            _pair(stage.cumulative, final, K, "to_final", "zero_update")
+            | _pair(before, stage.increment, K, "increment", missing)
+        )
+        before = stage.cumulative
+    return rows
+
+
+def _pair(
+    a: TopFactors | None, b: TopFactors | None, K: int, name: str, missing: str
+) -> dict[str, Reading]:
+    if a is None or b is None:
+        undefined = Reading(None, 0.0, (missing,))
+        return {f"right_{name}": undefined, f"left_{name}": undefined}
+    bound = min(2 * (a.uncertainty(K) + b.uncertainty(K)), 1.0)
+    return {
+        f"right_{name}": Reading(subspace_similarity(a.right[:, :K], b.right[:, :K]), bound),
+        f"left_{name}": Reading(subspace_similarity(a.left[:, :K], b.left[:, :K]), bound),
+    }

@@ -1,0 +1,29 @@
+"""Hill exponent: how heavy the tail of the update's spectrum is."""
+
+from collections.abc import Mapping
+
+from offaxis.diagnostics.base import UNDEFINED_AT_ZERO, Reading, WeightUpdate, diagnostic
+from offaxis.linalg.ranks import hill_exponent
+
+
+@diagnostic(
+    version=1,
+    units={"hill": "1"},
+    source="Hill 1975, doi:10.1214/aos/1176343247; arXiv:2606.07082, section 4.1 and appendix E",
+    settings=lambda p: {"k": min(10, p // 4)},
+    primary=("sign_flip",),
+    ensembles=("sign_flip", "permutation"),
+)
+def tail(update: WeightUpdate, *, k: int) -> Mapping[str, Reading]:
+    """Return the Hill exponent of the top k singular values of dW, > 0; smaller is heavier.
+
+    Not defined for a zero update, for k < 2, or where the k values are equal or not resolved.
+    """
+    if update.delta.is_zero:
+        return {"hill": UNDEFINED_AT_ZERO}
+    s = update.delta.s
+    value = hill_exponent(s, k)
+    if value is None:
+        return {"hill": Reading(None, 0.0, ("tail_undefined",))}
+    relative = 2 * update.delta.rounding / float(s[k - 1]) * value
+    return {"hill": Reading(value, relative * value)}

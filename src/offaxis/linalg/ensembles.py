@@ -1,0 +1,62 @@
+"""Random updates that keep some of an update and destroy the rest."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Generator, Tensor
+
+
+def sign_flip(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tensor, "m n"]:
+    """Multiply every entry by its own random sign: magnitudes stay in place, structure goes.
+
+    Keeps each entry's variance, hence every row, column and rounding profile.
+
+    Source:
+        Hong, Sheng & Dobriban, "FlipPA", arXiv:2012.02985.
+    """
+    signs = torch.randint(0, 2, D.shape, generator=generator, dtype=torch.int8)
+    return torch.where(signs.bool(), D, -D)
+
+
+def permutation(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tensor, "m n"]:
+    """Permute the entries inside the matrix: their law stays, their places go.
+
+    Source:
+        WeightWatcher's `randomize`; Buja & Eyuboglu 1992, doi:10.1207/s15327906mbr2704_2.
+    """
+    order = torch.randperm(D.numel(), generator=generator)
+    return D.flatten()[order].view_as(D)
+
+
+def random_walk(
+    row_rms: Float64[Tensor, " m"],
+    col_rms: Float64[Tensor, " n"],
+    norms: Sequence[float],
+    generator: Generator,
+) -> list[Float64[Tensor, "m n"]]:
+    r"""Draw the independent increments of a walk whose path has the given norms.
+
+    Increment i has entries $r_a c_b\,z_{ab}$, z standard normal, scaled so that the expected
+    squared norm of the path after it is the largest of `norms` so far, squared. Nothing but the
+    profile of rows and columns and the pace is kept, so that what its path's subspaces share with
+    the last one is what nesting alone gives.
+
+    Args:
+        row_rms: Root mean square of the rows of the final update.
+        col_rms: Root mean square of its columns.
+        norms: Frobenius norms of the cumulative update at successive checkpoints.
+        generator: Source of the draws.
+
+    Returns:
+        One increment for each norm.
+    """
+    profile = torch.outer(row_rms, col_rms)
+    profile = profile / profile.norm().clamp(min=torch.finfo(profile.dtype).tiny)
+    increments, reached = [], 0.0
+    for norm in norms:
+        energy = max(norm**2 - reached, 0.0)
+        reached = max(norm**2, reached)
+        noise = torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
+        increments.append(energy**0.5 * profile * noise)
+    return increments

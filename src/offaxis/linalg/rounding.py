@@ -1,0 +1,141 @@
+"""What a cast to bfloat16 does to weights and to the updates they receive."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float64, Int32
+from torch import Tensor
+
+_SMALLEST = 2.0**-133  # bf16's least subnormal
+_INFINITY = 0x7F80  # its pattern; rounding treats it as the next value, 2^128
+
+
+def cast(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Float64[Tensor, "m n"]:
+    """Round to a storage format, to nearest with ties to even, and back to float64."""
+    return W.to(dtype).double()
+
+
+def is_unchanged(
+    a: Float64[Tensor, "m n"], b: Float64[Tensor, "m n"], eta: float
+) -> Bool[Tensor, "m n"]:
+    r"""Return where $|b-a|\le\eta\max(|a|,|b|)$, for values already cast to bf16.
+
+    Two zeros are unchanged whatever their signs, a zero and a non-zero are changed, and a value
+    that the cast carried to infinity is unchanged only beside the same infinity. For
+    $\eta<2^{-9}$ the rule is equality of bf16 values.
+
+    Source:
+        arXiv:2606.07082, section 3.1 and appendix C.3; arXiv:2511.08567, appendix E.
+    """
+    near = (b - a).abs() <= eta * torch.maximum(a.abs(), b.abs())
+    return (a == b) | (near & a.isfinite() & b.isfinite())
+
+
+class Grid(NamedTuple):
+    """A matrix as bf16 sees it: its distinct magnitudes, and where each of them stands."""
+
+    magnitudes: Tensor
+    place: Tensor
+    on_grid: bool
+
+
+def grid(W: Float64[Tensor, "m n"]) -> Grid:
+    """Return the bf16 magnitudes of W, and whether it is made of bf16 values throughout."""
+    a = cast(W, torch.bfloat16)
+    magnitudes, place = a.abs().unique(return_inverse=True)
+    return Grid(magnitudes, place, bool((a == W).all()))
+
+
+def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
+    r"""Return the chance that a Gaussian update, independent of W, survives the cast to bf16.
+
+    With $\Delta\sim N(0,\text{rms}^2)$ the entry changes when $w+\Delta$ leaves the interval whose
+    values round to what counts as unchanged. Where W lies on the bf16 grid that is half a unit in
+    the last place to each side; where it does not, the position of w inside its rounding cell is
+    averaged over: $P_\text{stay}=\frac1c\int_L^H[\Phi(\tfrac{H'-x}{\sigma})-
+    \Phi(\tfrac{L'-x}{\sigma})]\,dx$, in closed form.
+
+    Args:
+        weights: The anchor on the bf16 grid.
+        rms: Root mean square of the update's entries, >= 0.
+        eta: The relative tolerance of `is_unchanged`.
+
+    Returns:
+        The probabilities, shaped as the anchor.
+
+    Source:
+        arXiv:2511.08567, "Gate III"; the interval and its average are derived here.
+    """
+    a = weights.magnitudes
+    if rms == 0:
+        return torch.zeros_like(a)[weights.place]
+    inner, outer = _unchanged_interval(a, eta)
+    if weights.on_grid:
+        stay = torch.special.ndtr((outer - a) / rms) - torch.special.ndtr((inner - a) / rms)
+    else:
+        low, high = _cell(a)
+        area = _cdf_integral((outer - low) / rms) - _cdf_integral((outer - high) / rms)
+        area -= _cdf_integral((inner - low) / rms) - _cdf_integral((inner - high) / rms)
+        stay = area * rms / (high - low)
+    change: Tensor = (1 - stay).clamp(0, 1)
+    return change[weights.place]
+
+
+def rounding_noise(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> tuple[float, float]:
+    r"""Return mean and standard deviation of the norm that storage rounding alone would show.
+
+    Each entry's rounding error is uniform over its cell, variance $u^2/12$ with u the spacing of
+    the format at w; the norm's mean is the root of the summed variance.
+    """
+    exponent = torch.where(W == 0, -torch.inf, torch.frexp(W).exponent.double())
+    digits = round(-math.log2(torch.finfo(dtype).eps)) + 1
+    least = math.log2(torch.finfo(dtype).smallest_normal) + 1 - digits
+    spacing = torch.exp2((exponent - digits).clamp(min=least))
+    energy = float(spacing.square().sum()) / 12
+    energy_sd = math.sqrt(float(spacing.pow(4).sum()) / 180)  # Var[x^2] of a uniform of width u
+    mean = math.sqrt(energy)
+    return mean, energy_sd / (2 * mean) if mean > 0 else 0.0
+
+
+def _unchanged_interval(
+    a: Float64[Tensor, " v"], eta: float
+) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+    """The values that round to something within eta of a >= 0, as an interval."""
+    highest = _bits((a / (1 - eta)).float(), toward_zero=True)
+    lowest = _bits((a * (1 - eta)).float(), toward_zero=False)
+    own = _bits(a.float(), toward_zero=True)
+    return _cell_of_bits(torch.minimum(lowest, own))[0], _cell_of_bits(torch.maximum(highest, own))[
+        1
+    ]
+
+
+def _cell(a: Float64[Tensor, " v"]) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+    """The interval of values that round to a, for a >= 0 on the bf16 grid."""
+    return _cell_of_bits(_bits(a.float(), toward_zero=True))
+
+
+def _bits(a: Tensor, *, toward_zero: bool) -> Int32[Tensor, " v"]:
+    """The bf16 pattern next to a >= 0, from below or from above."""
+    pattern = a.view(torch.int32)
+    return pattern >> 16 if toward_zero else (pattern + 0xFFFF) >> 16
+
+
+def _cell_of_bits(
+    bits: Int32[Tensor, " v"],
+) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+    value = _value(bits)
+    below = torch.where(bits > 0, _value(bits - 1), -_SMALLEST)
+    return (below + value) / 2, (value + _value(bits + 1)) / 2
+
+
+def _value(bits: Int32[Tensor, " v"]) -> Float64[Tensor, " v"]:
+    finite = (bits.clamp(0, _INFINITY - 1) << 16).view(torch.float32).double()
+    return torch.where(bits < _INFINITY, finite, 2.0**128)
+
+
+def _cdf_integral(z: Float64[Tensor, " v"]) -> Float64[Tensor, " v"]:
+    """The integral of the normal distribution function from minus infinity to z."""
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    integral: Tensor = z * torch.special.ndtr(z) + density
+    return integral

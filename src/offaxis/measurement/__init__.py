@@ -1,0 +1,6 @@
+"""Measurement: which matrices, which steps, at what cost; then one row for every number."""
+
+from offaxis.measurement.options import Options, Pass, every_name
+from offaxis.measurement.run import measure
+
+__all__ = ["Options", "Pass", "every_name", "measure"]

@@ -1,0 +1,69 @@
+"""The verb `measure`: from a command line to a results folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
+from offaxis.console import messages
+from offaxis.errors import UsageError
+from offaxis.measurement.options import Options, parse_overrides, passes
+from offaxis.measurement.plan import make_plan
+from offaxis.measurement.run import measure
+from offaxis.table import ResultsFolder
+
+DEFAULT_OUT = "offaxis"
+
+
+def measure_command(
+    paths: Sequence[Path],
+    *,
+    out: Path | None,
+    anchor: Path | None,
+    run: str | None,
+    storages: Sequence[str],
+    only: Sequence[str] | None,
+    draws: int,
+    seed: int,
+    workers: int | None,
+    overrides: Mapping[str, Any],
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Measure what the paths name; return where the results are and what they cover."""
+    options = Options(
+        passes=passes(storages, only),
+        overrides=parse_overrides(overrides),
+        draws=_at_least_two(draws),
+        seed=seed,
+    )
+    trajectories = find_trajectories(paths, anchor=anchor, run=run)
+    results = ResultsFolder(out or _default_out(trajectories))
+    if dry_run:
+        plan = make_plan(trajectories, results, options)
+        messages().print(plan.describe())
+        return plan.as_dict()
+    measure(trajectories, results.root, options, workers=workers)
+    return {"results": str(results.root), "coverage": results.manifest()["coverage"]}
+
+
+def _at_least_two(draws: int) -> int:
+    if draws < 2:
+        raise UsageError(
+            "--draws",
+            expected="at least 2, for a standard deviation",
+            found=str(draws),
+            do="leave it out for the default of 3",
+        )
+    return draws
+
+
+def _default_out(trajectories: Sequence[Trajectory]) -> Path:
+    folders = [t.folder.root for t in trajectories if t.folder is not None]
+    if len(trajectories) == 1 and len(folders) == 1:
+        return folders[0] / DEFAULT_OUT
+    raise UsageError(
+        "measure",
+        expected="a results folder, where more than one run is measured",
+        found="no --out",
+        do="give one with --out RESULTS",
+    )

@@ -1,0 +1,122 @@
+"""What to measure: which diagnostics, under which storage, with which settings and draws."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from offaxis.catalog import collect, suggestion
+from offaxis.diagnostics import similarity
+from offaxis.diagnostics.base import Diagnostic
+from offaxis.errors import CatalogError, UsageError
+
+Storage = Literal["stored", "bf16"]
+
+
+class Pass(NamedTuple):
+    """One reading of the checkpoints: as they were stored, or as bf16 files would show them."""
+
+    storage: Storage
+    diagnostics: tuple[str, ...]
+
+
+def diagnostics() -> dict[str, Diagnostic]:
+    """Every diagnostic of a single update, by name."""
+    return collect("offaxis.diagnostics", Diagnostic)
+
+
+def every_name() -> tuple[str, ...]:
+    """The names of all diagnostics, the one over time included."""
+    return (*diagnostics(), similarity.NAME)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of a measurement.
+
+    Attributes:
+        passes: What to measure under which storage.
+        overrides: Settings by diagnostic, in place of the defaults.
+        draws: Draws of each random ensemble.
+        edge_draws: Further sign-flip draws, which set the noise edge.
+        walk_draws: Draws of the nested random walk.
+        seed: Key of all draws.
+    """
+
+    passes: tuple[Pass, ...] = field(default_factory=lambda: (Pass("stored", every_name()),))
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    draws: int = 3
+    edge_draws: int = 3
+    walk_draws: int = 2
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as the manifest records them."""
+        return {
+            "passes": [{"as": p.storage, "diagnostics": list(p.diagnostics)} for p in self.passes],
+            "overrides": {name: dict(values) for name, values in self.overrides.items()},
+            "draws": self.draws,
+            "edge_draws": self.edge_draws,
+            "walk_draws": self.walk_draws,
+            "seed": self.seed,
+        }
+
+
+def passes(storages: Sequence[str], names: Sequence[str] | None) -> tuple[Pass, ...]:
+    """Check the user's choice of storages and diagnostics.
+
+    Raises:
+        CatalogError: If a diagnostic is not known.
+    """
+    known = every_name()
+    for name in names or ():
+        if name not in known:
+            raise CatalogError(
+                "--diagnostics",
+                expected=f"some of {', '.join(known)}",
+                found=repr(name),
+                do=suggestion(name, known),
+            )
+    chosen = tuple(name for name in known if names is None or name in names)
+    return tuple(Pass(storage, chosen) for storage in _storages(storages))
+
+
+def _storages(given: Sequence[str]) -> list[Storage]:
+    return [TypeAdapter(Storage).validate_python(name) for name in dict.fromkeys(given)]
+
+
+def parse_overrides(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Turn `{"rotation.k": 64}` into settings by diagnostic, checked against their signatures.
+
+    Raises:
+        UsageError: If a diagnostic or setting is not known, or the value has the wrong type.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    known = {
+        f"{d.name}.{p.name}": p.annotation
+        for d in diagnostics().values()
+        for p in inspect.signature(d.function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    for key, value in assignments.items():
+        if key not in known:
+            raise UsageError(
+                f"--set {key}",
+                expected=f"one of {', '.join(known)}",
+                found=repr(key),
+                do=suggestion(key, known),
+            )
+        try:
+            checked = TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(
+                f"--set {key}",
+                expected=f"a value of type {known[key].__name__}",
+                found=repr(value),
+                do=error.errors()[0]["msg"],
+            ) from error
+        name, setting = key.split(".")
+        found.setdefault(name, {})[setting] = checked
+    return found

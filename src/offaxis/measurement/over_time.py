@@ -1,0 +1,92 @@
+"""The second stage: similarity between checkpoints, from the factors they left behind."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from offaxis.diagnostics import similarity
+from offaxis.diagnostics.base import NullReading, Reading
+from offaxis.diagnostics.similarity import Stage, TopFactors
+from offaxis.linalg.ensembles import random_walk
+from offaxis.linalg.spectra import gram_svd
+from offaxis.measurement.evaluate import generator_for
+from offaxis.measurement.options import Options
+from offaxis.measurement.units import Cells, Unit, reading_cells
+from offaxis.table import definition
+
+_CURVES = ("delta_spectrum", "left", "right")
+_STEP = ("increment_spectrum", "increment_left", "increment_right")
+_WALK = "seeded draws of a walk with the update's row and column profile and pace"
+
+Sample = Sequence[Sequence[Mapping[str, Reading]]]
+
+
+def similarity_cells(
+    held: Sequence[Unit], steps: Sequence[int], storage: str, key: str, options: Options
+) -> list[tuple[Cells, Cells]]:
+    """Return, for each unit of one matrix in one run, its similarity rows and their nulls."""
+    stages = [_stage(unit) for unit in held]
+    last = held[-1].tensors("row_rms", "col_rms", "delta_spectrum")
+    m, n = last["row_rms"].numel(), last["col_rms"].numel()
+    rows: list[tuple[Cells, Cells]] = [([], []) for _ in held]
+    ranks = similarity.ranks_for(min(m, n))
+    if not ranks:
+        return rows
+    norms = [float(unit.tensors("delta_spectrum")["delta_spectrum"].norm()) for unit in held]
+    walks = [
+        _walk_stages(last["row_rms"], last["col_rms"], norms, max(ranks), f"{key}|{draw}")
+        for draw in range(options.walk_draws)
+    ]
+    for K in ranks:
+        named = definition(similarity.VERSION, {"K": K, "final": steps[-1], "as": storage})
+        readings = similarity.similarity(stages, K)
+        sample = [similarity.similarity(walk, K) for walk in walks]
+        for index, values in enumerate(readings):
+            for quantity, reading in values.items():
+                dimension = m if quantity.startswith("left") else n
+                nulls = _nulls(sample, index, quantity, K / dimension)
+                head = (similarity.NAME, quantity, named)
+                unit = similarity.UNITS[quantity]
+                rows[index][0].append(reading_cells(head, reading, unit, nulls[0]))
+                rows[index][1].extend([*head, *null] for null in nulls)
+    return rows
+
+
+def _nulls(sample: Sample, index: int, quantity: str, chance: float) -> list[NullReading]:
+    values = [walk[index][quantity].value for walk in sample]
+    known = [value for value in values if value is not None]
+    whole = bool(known) and len(known) == len(values)
+    mean = statistics.fmean(known) if whole else None
+    sd = statistics.stdev(known) if whole and len(known) > 1 else None
+    return [
+        NullReading(similarity.PRIMARY, mean, sd, len(values), _WALK),
+        NullReading("chance", chance, 0.0, 0, "K over the dimension"),
+    ]
+
+
+def _stage(unit: Unit) -> Stage:
+    held = unit.tensors(*_CURVES, *_STEP)
+    return Stage(*(_factors(*(held[name] for name in names)) for names in (_CURVES, _STEP)))
+
+
+def _factors(s: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> TopFactors | None:
+    return TopFactors(left, right, s) if s[0] > 0 else None
+
+
+def _walk_stages(
+    row_rms: torch.Tensor, col_rms: torch.Tensor, norms: Sequence[float], K: int, key: str
+) -> list[Stage]:
+    position = torch.zeros(row_rms.numel(), col_rms.numel(), dtype=row_rms.dtype)
+    stages = []
+    for step in random_walk(row_rms, col_rms, norms, generator_for(key, "walk")):
+        position = position + step
+        stages.append(Stage(_top(position, K), _top(step, K)))
+    return stages
+
+
+def _top(W: torch.Tensor, K: int) -> TopFactors | None:
+    factors = gram_svd(W)
+    if factors.s[0] == 0 or factors.U is None or factors.Vh is None:
+        return None
+    return TopFactors(factors.U[:, :K], factors.Vh[:K].T, factors.s)

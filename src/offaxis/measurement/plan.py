@@ -1,0 +1,162 @@
+"""What a measurement will read, how much memory it will hold and about how long it will take."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from offaxis.checkpoints.pairing import Pairing, pair
+from offaxis.checkpoints.trajectory import Trajectory, open_checkpoint
+from offaxis.checkpoints.views import View
+from offaxis.linalg.spectra import exact_svd
+from offaxis.measurement.assemble import RunView
+from offaxis.measurement.options import Options
+from offaxis.measurement.stream import Series, Source, Task
+from offaxis.table import ResultsFolder
+
+FLOAT64 = 8
+LIVE_MATRICES = 18
+"""Matrices of float64 alive at once in a worker: anchor, current, delta and the checkpoint before,
+their factors, and one random update with its factors."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of a measurement, and what is known of them before the first is begun."""
+
+    trajectories: Sequence[Trajectory]
+    sources: dict[str, tuple[Source, ...]]
+    anchor_of: dict[str, Source]
+    pairing_of: dict[str, Pairing]
+    tasks: list[Task]
+    runs: dict[str, list[RunView]]
+
+    @property
+    def num_units(self) -> int:
+        """(matrix, checkpoint, storage) units, finished ones included."""
+        return sum(task.num_units for task in self.tasks)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights that the checkpoints hold in measured matrices."""
+        return sum(_stored_bytes(task.view) * (1 + task.num_units) for task in self.tasks)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that one worker holds at most, for the largest matrix."""
+        return max(_numel(task.view) for task in self.tasks) * FLOAT64 * LIVE_MATRICES
+
+    def coverage(self) -> dict[str, Any]:
+        """What is measured and what is not, by run, in tensors and in weights."""
+        found = {}
+        for trajectory in self.trajectories:
+            pairing = self.pairing_of[trajectory.run]
+            found[trajectory.run] = {
+                "measured": len(pairing.matrices),
+                "measured_weights": sum(_numel(view) for view in pairing.matrices),
+                "skipped": [skipped._asdict() for skipped in pairing.skipped],
+            }
+        return found
+
+    def describe(self) -> str:
+        """The plan in words."""
+        views = len({(task.anchor.digest, task.view.label) for task in self.tasks})
+        checkpoints = sum(len(sources) for sources in self.sources.values())
+        skipped = {s.tensor: s.reason for p in self.pairing_of.values() for s in p.skipped}
+        reasons = sorted(set(skipped.values()))
+        lines = [
+            f"plan: {views} matrices x {checkpoints} checkpoints of {len(self.sources)} run(s), "
+            f"{self.num_units} units",
+            f"      reads {self.bytes_read / 1e6:,.0f} MB, holds at most "
+            f"{self.peak_bytes / 1e6:,.0f} MB a worker, "
+            f"about {self.core_seconds() / 60:.1f} core-minutes if nothing is finished yet",
+        ]
+        if skipped:
+            lines.append(f"      not measured: {len(skipped)} tensors ({'; '.join(reasons)})")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for programs."""
+        return {
+            "runs": {run: [s.step for s in sources] for run, sources in self.sources.items()},
+            "matrices": len(self.tasks),
+            "units": self.num_units,
+            "bytes_read": self.bytes_read,
+            "peak_bytes_per_worker": self.peak_bytes,
+            "core_minutes": round(self.core_seconds() / 60, 2),
+            "coverage": self.coverage(),
+        }
+
+    def core_seconds(self) -> float:
+        """Estimated time on one core, from one small decomposition timed here."""
+        if not self.tasks:
+            return 0.0
+        o = self.tasks[0].options
+        decompositions = 3 + 0.4 * (2 * 2 * o.draws + o.edge_draws)
+        flops = sum(_cost(task.view) * task.num_units for task in self.tasks)
+        return _seconds_per_cost() * decompositions * flops
+
+
+def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, options: Options) -> Plan:
+    """Read headers, pair every checkpoint with its anchor, and lay out the tasks.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be opened or paired.
+    """
+    sources: dict[str, tuple[Source, ...]] = {}
+    anchor_of: dict[str, Source] = {}
+    pairing_of: dict[str, Pairing] = {}
+    runs: dict[str, list[RunView]] = {}
+    shared: dict[tuple[str, View], list[Series]] = {}
+    anchors: dict[str, Source] = {}
+    for trajectory in trajectories:
+        run, anchor_reader = trajectory.run, open_checkpoint(trajectory.anchor)
+        anchor = Source(0, trajectory.anchor, anchor_reader.digest())
+        anchor = anchors.setdefault(anchor.digest, anchor)
+        readers = [open_checkpoint(c.path) for c in trajectory.checkpoints]
+        pairings = [pair(anchor_reader, reader) for reader in readers]
+        anchor_of[run], pairing_of[run] = anchor, pairings[-1]
+        sources[run] = tuple(
+            Source(c.step, c.path, reader.digest())
+            for c, reader in zip(trajectory.checkpoints, readers, strict=True)
+        )
+        master = (trajectory.manifest.get("precision") or {}).get("weights", "unknown")
+        steps = tuple(source.step for source in sources[run])
+        runs[run] = [
+            RunView(results, run, anchor.digest[:12], steps, view, master, options)
+            for view in pairing_of[run].matrices
+        ]
+        for view in pairing_of[run].matrices:
+            shared.setdefault((anchor.digest, view), []).append(Series(run, sources[run]))
+    tasks = [
+        Task(view, anchors[digest], tuple(series), results, options)
+        for (digest, view), series in shared.items()
+    ]
+    tasks.sort(key=lambda task: _cost(task.view) * task.num_units, reverse=True)
+    return Plan(trajectories, sources, anchor_of, pairing_of, tasks, runs)
+
+
+def _numel(view: View) -> int:
+    return view.rows * view.cols
+
+
+def _stored_bytes(view: View) -> int:
+    itemsize: int = getattr(torch, view.dtype).itemsize
+    return _numel(view) * itemsize
+
+
+def _cost(view: View) -> float:
+    p, q = sorted((view.rows, view.cols))
+    return float(p) * p * q
+
+
+def _seconds_per_cost() -> float:
+    side, times = 192, []
+    W = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        begun = time.perf_counter()
+        exact_svd(W)
+        times.append(time.perf_counter() - begun)
+    return min(times) / side**3
