@@ -1,0 +1,199 @@
+"""Single matrices: the layer x role map, and the spectra and angles of chosen matrices."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from offaxis.report.quantities import DEGREES, QUANTITIES, Quantity
+from offaxis.report.study import Arm, Study
+from offaxis.table import ResultsFolder, definition_settings
+
+Row = dict[str, Any]
+
+MAPPED = ("sparsity", "right_mean", "shift", "principal", "low", "norm", "stable_rank", "hill")
+ROLE_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+# A page stays small: this many matrices have their curves on it, thinned to this many points.
+MOST_MATRICES = 24
+MOST_POINTS = 72
+
+
+def map_rows(study: Study) -> list[Row]:
+    """Return, per arm, quantity and matrix, the mean over seeds of the last checkpoint."""
+    rows: list[Row] = []
+    for key in MAPPED:
+        picked = last_rows(study, QUANTITIES[key])
+        for arm in study.arms:
+            rows.extend(_map_arm(picked, arm, key, QUANTITIES[key]))
+    return rows
+
+
+def last_rows(study: Study, quantity: Quantity) -> list[Row]:
+    """Return the readings of a quantity at the last step of each run, one per matrix."""
+    table = study.readings
+    part = table.filter(
+        pc.and_(
+            pc.equal(table["diagnostic"], quantity.diagnostic),
+            pc.equal(table["quantity"], quantity.quantity),
+        )
+    )
+    return _primary(part, _last_steps(study))
+
+
+def places(study: Study) -> list[Row]:
+    """Return every matrix of the table once."""
+    columns = ["tensor", "view", "layer", "role"]
+    rows: list[Row] = study.readings.group_by(columns, use_threads=False).aggregate([]).to_pylist()
+    return rows
+
+
+def _last_steps(study: Study) -> dict[str, int]:
+    table = study.readings.group_by("run", use_threads=False).aggregate([("step", "max")])
+    return dict(zip(table["run"].to_pylist(), table["step_max"].to_pylist(), strict=True))
+
+
+def _primary(part: pa.Table, last: Mapping[str, int]) -> list[Row]:
+    """Keep the last step of each run under one definition, as stored where there is a choice."""
+    columns = ["run", "step", "tensor", "view", "layer", "role", "definition"]
+    rows = [
+        row
+        for row in part.select([*columns, "value", "null_mean"]).to_pylist()
+        if row["step"] == last[row["run"]]
+    ]
+    stored = [
+        row
+        for row in rows
+        if definition_settings(row["definition"]).get("as", "stored") == "stored"
+    ]
+    return stored or rows
+
+
+def _map_arm(rows: Iterable[Row], arm: Arm, key: str, quantity: Quantity) -> list[Row]:
+    runs = set(arm.run_names)
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["run"] in runs and row["value"] is not None:
+            name = matrix_name(row["tensor"], row["view"])
+            place = (_role_rank(row["role"] or name), row["role"] or name, row["layer"], name)
+            cells.setdefault(place, []).append(row)
+    found = []
+    for place in sorted(cells, key=lambda p: (p[0], p[1], -1 if p[2] is None else p[2], p[3])):
+        _, role, layer, name = place
+        values = [row["value"] for row in cells[place]]
+        nulls = [row["null_mean"] for row in cells[place] if row["null_mean"] is not None]
+        found.append(
+            {
+                "arm": arm.label,
+                "quantity": key,
+                "layer": "none" if layer is None else str(layer),
+                "role": role,
+                "tensor": name,
+                "value": quantity.factor * float(np.mean(values)),
+                "null": quantity.factor * float(np.mean(nulls)) if nulls else None,
+            }
+        )
+    return found
+
+
+def matrix_name(tensor: str, view: str | None) -> str:
+    """Name a matrix: its tensor, and the part of it that was measured."""
+    return f"{tensor} [{view}]" if view else tensor
+
+
+def _role_rank(role: str) -> int:
+    return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)
+
+
+def chosen_matrices(study: Study) -> list[tuple[str, str]]:
+    """Return (tensor, view) of the matrices whose curves are shown: the middle layer first."""
+    rows = [row for row in places(study) if row["role"] in ROLE_ORDER] or places(study)
+    layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
+    middle = layers[len(layers) // 2] if layers else 0
+    rows.sort(
+        key=lambda row: (
+            abs((middle if row["layer"] is None else row["layer"]) - middle),
+            row["layer"] or 0,
+            _role_rank(row["role"] or ""),
+            row["tensor"],
+            row["view"] or "",
+        )
+    )
+    return [(row["tensor"], row["view"] or "") for row in rows[:MOST_MATRICES]]
+
+
+def curve_rows(study: Study, folder: ResultsFolder, table: str) -> list[Row]:
+    """Return the spectra (of deltas and one anchor) or the angles of the chosen matrices.
+
+    One run stands for each arm: its first seed, at its last step.
+    """
+    chosen = chosen_matrices(study)
+    last = _last_steps(study)
+    rows: list[Row] = []
+    for position, arm in enumerate(study.arms):
+        run = arm.run_names[0]
+        held = _curves(folder, table, run, last.get(run, -1))
+        for tensor, view in chosen:
+            place = {"arm": arm.label, "tensor": matrix_name(tensor, view)}
+            if table == "angles":
+                rows.extend(_curve(held.get((tensor, view, "right")), "curve", DEGREES, place))
+                continue
+            rows.extend(_curve(held.get((tensor, view, "delta")), "curve", 1.0, place))
+            if position == 0:
+                rows.extend(_curve(held.get((tensor, view, "anchor")), "anchor", 1.0, place))
+    return [*rows, *(_edges(study, chosen, last) if table == "spectra" else [])]
+
+
+def _curves(
+    folder: ResultsFolder, table: str, run: str, step: int
+) -> dict[tuple[str, str, str], list[float | None]]:
+    """Return the curves of one checkpoint by matrix, as stored where there is a choice."""
+    content = folder.read(table, [run])
+    rows = content.filter(pc.equal(content["step"], step)).to_pylist()
+    stored = [row for row in rows if row["precision"] == "stored"] or rows
+    kind, numbers = {
+        "spectra": ("matrix", "singular_values"),
+        "angles": ("side", "angles"),
+    }[table]
+    return {(row["tensor"], row["view"] or "", row[kind]): row[numbers] for row in stored}
+
+
+def _curve(
+    numbers: Sequence[float | None] | None, kind: str, factor: float, place: Row
+) -> list[Row]:
+    """Return the points of a curve that a logarithmic axis can show."""
+    points = [(index, (numbers or [])[index]) for index in _thinned(len(numbers or []))]
+    return [
+        {**place, "kind": kind, "index": index + 1, "value": factor * value}
+        for index, value in points
+        if value is not None and value > 0
+    ]
+
+
+def _thinned(size: int) -> list[int]:
+    """Return positions: all of a short curve, and of a long one logarithmically fewer."""
+    if size <= MOST_POINTS:
+        return list(range(size))
+    return sorted({round(at) - 1 for at in np.geomspace(1, size, MOST_POINTS)})
+
+
+def _edges(study: Study, chosen: Sequence[tuple[str, str]], last: Mapping[str, int]) -> list[Row]:
+    """Return the noise edge of each delta: the null of its spectral norm."""
+    table = study.readings
+    part = table.filter(
+        pc.and_(pc.equal(table["quantity"], "spectral_norm"), pc.equal(table["diagnostic"], "norm"))
+    )
+    wanted = set(chosen)
+    firsts = {arm.run_names[0]: arm.label for arm in study.arms}
+    columns = ["run", "step", "tensor", "view", "definition", "null_mean"]
+    rows = []
+    for row in part.select(columns).to_pylist():
+        stored = definition_settings(row["definition"]).get("as", "stored") == "stored"
+        at_end = row["run"] in firsts and row["step"] == last[row["run"]]
+        place = (row["tensor"], row["view"] or "")
+        if stored and at_end and place in wanted and (row["null_mean"] or 0) > 0:
+            edge = {"arm": firsts[row["run"]], "tensor": matrix_name(*place), "kind": "edge"}
+            rows.append({**edge, "index": None, "value": row["null_mean"]})
+    return rows

@@ -1,0 +1,209 @@
+"""From the table to per-run curves: readings averaged over the linear matrices of a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from offaxis.report.quantities import Quantity
+from offaxis.table import definition_settings
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Token tables are measured, but a handful of rows move with the corpus: they stay out of averages.
+LEFT_OUT_ROLES = ("embed_tokens", "lm_head")
+
+# The "overall" sparsity of the paper weights matrices by their number of parameters.
+WEIGHTED_DIAGNOSTICS = ("sparsity",)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity of one run over its steps; NaN where it is not defined."""
+
+    steps: Ints
+    value: Floats
+    null_mean: Floats
+    null_sd: Floats
+
+    @property
+    def excess(self) -> Floats:
+        """Value minus null."""
+        return self.value - self.null_mean
+
+    def defined(self) -> "Series":
+        """Return the steps at which the value is defined."""
+        keep = np.isfinite(self.value)
+        return Series(*(part[keep] for part in self.parts()))
+
+    def parts(self) -> tuple[Ints, Floats, Floats, Floats]:
+        """Return the four columns in order."""
+        return self.steps, self.value, self.null_mean, self.null_sd
+
+    def scaled(self, factor: float) -> "Series":
+        """Return the series in another unit."""
+        return Series(
+            self.steps, self.value * factor, self.null_mean * factor, self.null_sd * factor
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Every averaged curve, found by run, diagnostic and quantity, then by definition."""
+
+    curves: Mapping[tuple[str, str, str], Mapping[str, Series]]
+    null_names: Mapping[str, tuple[str, ...]]
+    num_matrices: int
+    flags: Mapping[str, int]
+
+    def series(self, run: str, quantity: Quantity) -> Series | None:
+        """Return the curve of a quantity, as stored unless its settings say otherwise."""
+        held = self.curves.get((run, quantity.diagnostic, quantity.quantity), {})
+        wanted = {"as": "stored", **quantity.settings}
+        choices = [
+            name for name in sorted(held) if _matches(definition_settings(name), quantity.settings)
+        ]
+        if not choices:
+            return None
+        stored = [name for name in choices if _matches(definition_settings(name), wanted)]
+        return held[(stored or choices)[0]].scaled(quantity.factor)
+
+    def settings(self, diagnostic: str, key: str) -> list[str]:
+        """Return the values that one setting of a diagnostic takes, numbers in order."""
+        found = {
+            settings[key]
+            for (_, name, _), held in self.curves.items()
+            if name == diagnostic
+            for settings in map(definition_settings, held)
+            if key in settings
+        }
+        return sorted(found, key=lambda text: (int(text) if text.isdigit() else 0, text))
+
+
+def _matches(settings: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether a definition has the wanted settings; one without `as` counts as stored."""
+    held = {"as": "stored", **settings}
+    return all(held.get(key) == text for key, text in wanted.items())
+
+
+def linear_only(readings: pa.Table) -> pa.Table:
+    """Keep the matrices that averages are made of."""
+    out = pc.is_in(readings["role"], value_set=pa.array(LEFT_OUT_ROLES, pa.string()))
+    return readings.filter(pc.invert(pc.fill_null(out, False)))
+
+
+def build_frame(readings: pa.Table) -> Frame:
+    """Average the readings of each checkpoint over its linear matrices.
+
+    The mean is unweighted, but for sparsity, which is weighted by the number of parameters. The
+    standard deviation of an averaged null is that of independent matrices.
+    """
+    linear = linear_only(readings)
+    keys = ["run", "step", "diagnostic", "quantity", "definition"]
+    groups, codes = _groups(linear, keys)
+    size = len(groups)
+    weight = np.ones(linear.num_rows)
+    weighted = np.isin(_texts(linear, "diagnostic"), WEIGHTED_DIAGNOSTICS)
+    entries = _numbers(linear, "rows") * _numbers(linear, "cols")
+    weight[weighted] = entries[weighted]
+    columns = {name: _numbers(linear, name) for name in ("value", "null_mean", "null_sd")}
+    value = _mean(columns["value"], weight, codes, size)
+    null_mean = _mean(columns["null_mean"], weight, codes, size)
+    null_sd = _spread(columns["null_sd"], weight, codes, size)
+    curves: dict[tuple[str, str, str], dict[str, list[tuple[Any, ...]]]] = {}
+    for row, (run, step, diagnostic, quantity, text) in enumerate(groups):
+        held = curves.setdefault((run, diagnostic, quantity), {}).setdefault(text, [])
+        held.append((step, value[row], null_mean[row], null_sd[row]))
+    tensors, _ = _groups(linear, ["tensor", "view"])
+    return Frame(
+        {key: {name: _series(rows) for name, rows in held.items()} for key, held in curves.items()},
+        _null_names(linear),
+        len(tensors),
+        _flags(linear),
+    )
+
+
+def _series(rows: list[tuple[Any, ...]]) -> Series:
+    steps, value, null_mean, null_sd = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
+    return Series(
+        np.array(steps, np.int64), np.array(value), np.array(null_mean), np.array(null_sd)
+    )
+
+
+def _groups(table: pa.Table, keys: list[str]) -> tuple[list[tuple[Any, ...]], Ints]:
+    """Number the distinct key tuples of a table; return them and each row's number."""
+    code = np.zeros(table.num_rows, np.int64)
+    for key in keys:
+        column = table[key].combine_chunks().dictionary_encode()
+        indices = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+        code = code * (len(column.dictionary) + 1) + indices
+    _, first, codes = np.unique(code, return_index=True, return_inverse=True)
+    picked = table.select(keys).take(pa.array(first))
+    return list(zip(*(picked[key].to_pylist() for key in keys), strict=True)), codes
+
+
+def _numbers(table: pa.Table, name: str) -> Floats:
+    """Return a column as float64, null as NaN."""
+    column = pc.cast(table[name], pa.float64())
+    return np.array(column.to_numpy(), dtype=np.float64)
+
+
+def _texts(table: pa.Table, name: str) -> npt.NDArray[np.str_]:
+    return np.array(table[name].to_pylist(), dtype=np.str_)
+
+
+def _mean(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
+    keep = np.isfinite(column)
+    total = np.bincount(codes[keep], weight[keep], size)
+    return _ratio(np.bincount(codes[keep], (weight * column)[keep], size), total)
+
+
+def _spread(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
+    keep = np.isfinite(column)
+    total = np.bincount(codes[keep], weight[keep], size)
+    square = np.bincount(codes[keep], ((weight * column) ** 2)[keep], size)
+    return _ratio(np.sqrt(square), total)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def _null_names(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Return, per quantity, the names of the primary nulls that stand beside it."""
+    pairs, _ = _groups(table, ["quantity", "null"])
+    names: dict[str, tuple[str, ...]] = {}
+    for quantity, null in sorted((q, n) for q, n in pairs if n):
+        names[quantity] = (*names.get(quantity, ()), null)
+    return names
+
+
+def _flags(table: pa.Table) -> dict[str, int]:
+    """Count the readings that carry each flag."""
+    counts: dict[str, int] = {}
+    rows = table.group_by("flags", use_threads=False).aggregate([([], "count_all")])
+    for text, count in zip(rows["flags"].to_pylist(), rows["count_all"].to_pylist(), strict=True):
+        for flag in (text or "").split(";"):
+            if flag.strip():
+                counts[flag.strip()] = counts.get(flag.strip(), 0) + count
+    return dict(sorted(counts.items()))
+
+
+def training_curves(training: pa.Table) -> dict[tuple[str, str], tuple[Ints, Floats]]:
+    """Return what training logged, per run and quantity: steps and values."""
+    groups: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in training.to_pylist():
+        if row["value"] is not None:
+            groups.setdefault((row["run"], row["quantity"]), []).append((row["step"], row["value"]))
+    return {
+        key: (
+            np.array([step for step, _ in sorted(rows)], np.int64),
+            np.array([value for _, value in sorted(rows)]),
+        )
+        for key, rows in sorted(groups.items())
+    }

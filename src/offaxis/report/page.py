@@ -1,0 +1,97 @@
+"""From a results folder to one self-contained page."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from offaxis.files import write_text
+from offaxis.report import atlas, claims, payload, sections, summary
+from offaxis.report.study import Study, load_study
+from offaxis.table import ResultsFolder
+
+PAGE_NAME = "report.html"
+VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
+
+
+def write_report(results: Path, out: Path | None = None) -> Path:
+    """Write the page of a results folder and return its path.
+
+    Args:
+        results: The folder that `offaxis measure` wrote.
+        out: Where the page goes; `report.html` in the results folder if None.
+
+    Raises:
+        ResultsError: If the results cannot be read or the page cannot be written.
+    """
+    target = results / PAGE_NAME if out is None else out
+    write_text(target, render(ResultsFolder(results)))
+    return target
+
+
+def render(folder: ResultsFolder) -> str:
+    """Return the page as text: a function of the results alone."""
+    study = load_study(folder)
+    judged = claims.judge(study)
+    groups = sections.figure_groups(study)
+    maps = sections.map_section(study)
+    figures = [figure for group in groups.values() for figure in group.figures]
+    content = {
+        "charts": {
+            figure.key: {"spec": figure.spec, "rows": payload.columns_of(figure.rows)}
+            for figure in figures
+            if figure.rows
+        },
+        "atlas": {
+            **maps.charts,
+            "arms": maps.arms,
+            "tensors": maps.tensors,
+            "map": payload.columns_of(atlas.map_rows(study)),
+            "spectra": payload.columns_of(atlas.curve_rows(study, folder, "spectra")),
+            "angles": payload.columns_of(atlas.curve_rows(study, folder, "angles")),
+        },
+    }
+    return _template().render(
+        **_assets(payload.pack(content)),
+        study=study,
+        headline=summary.headline(study, judged),
+        notes=summary.notes(study),
+        learned=summary.learned_table(study),
+        judged=judged,
+        rule=summary.rule(),
+        groups=groups,
+        maps=maps,
+        matched=summary.matched_tables(study),
+        provenance=summary.provenance(study),
+        title=_title(study),
+        null_sentence=sections.null_sentence,
+    )
+
+
+def _title(study: Study) -> str:
+    named = (study.manifest.get("study") or {}).get("title")
+    return str(named or "How the weights moved")
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("offaxis.report", ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("template.html.j2")
+
+
+def _assets(packed: str) -> dict[str, Any]:
+    """Return the inline texts of the page and the policy that allows exactly these."""
+    here = resources.files("offaxis.report")
+    vendored = [(here / "vendor" / name).read_text("utf-8") for name in VENDORED]
+    scripts = [*vendored, (here / "page.js").read_text("utf-8")]
+    style = (here / "style.css").read_text("utf-8")
+    return {
+        "scripts": scripts,
+        "style": style,
+        "policy": payload.policy(scripts, [style]),
+        "payload": packed,
+        "vendor_versions": (here / "vendor" / "VERSIONS").read_text("utf-8"),
+    }

@@ -1,0 +1,277 @@
+"""The chapters of the page: which figures they have and what each caption says to look at."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from offaxis.report import atlas, charts, figures
+from offaxis.report.figures import Figure, Variants
+from offaxis.report.quantities import QUANTITIES, Quantity
+from offaxis.report.study import Study
+
+NULL_WORDS = {
+    "gate_half_ulp": "an unstructured update of the same norm, through bf16 rounding (half an ulp)",
+    "gate_cell_average": "an unstructured update of the same norm, through bf16 rounding "
+    "(averaged over the rounding cell, as the anchor is not on the bf16 grid)",
+    "sign_flip": "the same delta with random signs",
+    "permutation": "the same delta with its entries shuffled inside the matrix",
+    "storage_rounding": "rounding of the stored files alone",
+    "random_walk": "a random walk of the same step sizes, which nests in its end as any path does",
+    "chance": "a random subspace or mask of the same size",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """One chapter: a heading, an introduction, figures, and what is missing if there are none."""
+
+    key: str
+    title: str
+    lead: str
+    figures: tuple[Figure, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The charts over single matrices and their selectors."""
+
+    charts: dict[str, Any]
+    arms: tuple[str, ...]
+    quantities: tuple[tuple[str, str], ...]
+    tensors: tuple[str, ...]
+
+
+def figure_groups(study: Study) -> dict[str, Group]:
+    """Return the chapters by key, in the order of the page."""
+    groups = [_learning(study), _geometry(study), _matched(study)]
+    return {group.key: group for group in groups}
+
+
+def _learning(study: Study) -> Group:
+    made = [
+        figures.over_steps(
+            study,
+            "accuracy",
+            "Accuracy",
+            "Greedy accuracy on one fixed set of problems. Look at where each arm ends, and how "
+            "far its seeds lie apart.",
+            "accuracy",
+        ),
+        figures.over_steps(
+            study,
+            "forward_kl",
+            "Forward KL from the start",
+            "How far the outputs moved: KL(anchor ‖ model) on the anchor's own fixed samples. "
+            "Forgetting follows this more closely than any reading of the weights.",
+            "forward_kl_nats",
+        ),
+    ]
+    shown = tuple(figure for figure in made if figure.rows)
+    missing = "" if shown else "No training log came with these checkpoints: nothing to draw here."
+    return Group("learning", "Learning curves", "", shown, missing)
+
+
+def _geometry(study: Study) -> Group:
+    made = [
+        _plain(
+            study,
+            "sparsity",
+            "Sparsity: weights that bf16 does not see move",
+            "Share of weights whose bf16 value stayed the same. Look at the distance between line "
+            "and dashed null: on the null, the size of the update alone explains the sparsity.",
+        ),
+        _sides(
+            study,
+            "mean",
+            "Rotation: mean principal angle",
+            "How far the leading singular directions of each matrix turned. Above the null, the "
+            "update turns them more than a structureless update of the same entries would.",
+        ),
+        _sides(study, "max", "Rotation: largest principal angle", _boundary_caption(study)),
+        _plain(
+            study,
+            "shift",
+            "Spectral shift",
+            "Relative change of the singular values. Small values with a small null beside them "
+            "mean a small update, not a protected spectrum.",
+        ),
+        _plain(
+            study,
+            "principal",
+            "Changed weights among the principal ones",
+            "Share of the changed weights that lie in the mask of principal weights. Below the "
+            "null would be avoidance; on the null it is rounding, which hides moves of big "
+            "weights.",
+        ),
+        _plain(
+            study,
+            "low",
+            "Changed weights among the small ones",
+            "Share of the changed weights that are small. Rounding lets small weights change more "
+            "easily; only a distance from the null is a preference of the training.",
+        ),
+        _storages(study),
+        _plain(
+            study,
+            "norm",
+            "Size of the update",
+            "Norm of the delta relative to that of the anchor: how far each arm has travelled. "
+            "Most orders in this chapter follow this one. Null: rounding of the stored files.",
+        ),
+        _plain(
+            study,
+            "hill",
+            "Tail of the update's spectrum (Hill exponent)",
+            "Lower is heavier-tailed: a few directions dominate.",
+        ),
+        _by_k(
+            study,
+            "right_to_final",
+            "Similarity to the final directions",
+            "How much of the final leading directions is already there. It must end at 1 for any "
+            "process; only the height above the random walk says that directions were fixed early.",
+        ),
+        _by_k(
+            study,
+            "right_increment",
+            "Similarity of what was and what is still to come",
+            "The leading directions of the update so far, against those of the rest of the run. "
+            "The two share no step, so nothing nests; the null is chance.",
+        ),
+    ]
+    shown = tuple(figure for figure in made if figure is not None and figure.rows)
+    return Group(
+        "geometry",
+        "How the weights moved",
+        "A panel per arm, a line per seed, over the steps. Dashed line and pale band: the null, "
+        "mean and one standard deviation, computed at the same size of update. Step 0 is left out.",
+        shown,
+        "" if shown else "The table holds no readings after step 0.",
+    )
+
+
+def _matched(study: Study) -> Group:
+    wanted = [
+        ("sparsity", "Sparsity at equal norm", "the dashed null is a function of size alone"),
+        ("right_mean", "Mean angle at equal norm", "right side"),
+        ("stable_rank", "Stable rank at equal norm", "as stored"),
+        ("shift", "Spectral shift at equal norm", "relative change of the singular values"),
+    ]
+    made = []
+    for key, title, note in wanted:
+        caption = (
+            f"Over the relative norm of the update ({note}). Where curves of different arms fall "
+            "on each other, the size of the update explains what looked like a difference."
+        )
+        made.append(figures.against_norm(study, f"norm_{key}", title, caption, QUANTITIES[key]))
+    shown = tuple(figure for figure in made if figure.rows)
+    return Group(
+        "matched",
+        "At matched update norm and at matched accuracy",
+        "An arm that moved further has less sparsity and more rotation whatever its objective. "
+        "Here the arms are compared where they have moved equally far, or learned equally much.",
+        shown,
+        "" if shown else "The table holds no norms to match.",
+    )
+
+
+def _plain(study: Study, key: str, title: str, caption: str) -> Figure | None:
+    if not figures.has(study, key):
+        return None
+    return _figure(study, key, title, caption, [("", QUANTITIES[key])])
+
+
+def _sides(study: Study, which: str, title: str, caption: str) -> Figure | None:
+    variants = [(side, QUANTITIES[f"{side}_{which}"]) for side in ("right", "left")]
+    present = [(side, q) for side, q in variants if figures.has(study, q.key)]
+    return _figure(study, f"rotation_{which}", title, caption, present) if present else None
+
+
+def _storages(study: Study) -> Figure | None:
+    if not figures.has(study, "stable_rank"):
+        return None
+    rank = QUANTITIES["stable_rank"]
+    measured = study.frame.settings("rank", "as") or ["stored"]
+    names = {"stored": "as stored", "bf16": "as bf16 files"}
+    variants = [
+        (names.get(text, text), rank.with_settings(as_=text))
+        for text in sorted(measured, key=lambda text: (text != "stored", text))
+    ]
+    caption = "How many directions carry the update's energy. Far below the null: truly low rank. "
+    if len(variants) > 1:
+        caption += (
+            "Lower row: the same checkpoints as bf16 files would show them; where updates are "
+            "small, rounding noise makes them look higher-rank than they are."
+        )
+    return _figure(study, "stable_rank", "Stable rank", caption, variants)
+
+
+def _by_k(study: Study, key: str, title: str, caption: str) -> Figure | None:
+    if not figures.has(study, key):
+        return None
+    measured = study.frame.settings("similarity", "K")
+    variants = [(f"K = {k}", QUANTITIES[key].with_settings(K=k)) for k in measured]
+    return _figure(study, key, title, caption, variants or [("", QUANTITIES[key])])
+
+
+def _figure(study: Study, key: str, title: str, caption: str, variants: Variants) -> Figure:
+    return figures.trajectory(study, key, title, caption, variants)
+
+
+def null_sentence(figure: Figure) -> str:
+    """Say in words what the null of a figure is."""
+    described = [NULL_WORDS.get(name, name) for name in figure.nulls]
+    return f"Null: {'; or '.join(described)}." if described else ""
+
+
+def _boundary_caption(study: Study) -> str:
+    """Explain the largest angle, with the share of readings whose boundary is uncertain."""
+    caption = (
+        "The largest angle sits at the edge of the chosen subspace. Where the spectral norm of "
+        "the delta exceeds the gap between the k-th and the next singular value, directions may "
+        "simply have changed places"
+    )
+    ratios = _final_gap_ratios(study, QUANTITIES["gap_ratio"])
+    if not ratios:
+        return caption + "."
+    beyond = sum(ratio > 1 for ratio in ratios)
+    return (
+        f"{caption}: so it is at the end in {beyond} of {len(ratios)} matrices measured, where "
+        "the largest angle must not be read as rotation."
+    )
+
+
+def _final_gap_ratios(study: Study, quantity: Quantity) -> list[float]:
+    ratios: list[float] = []
+    for row in atlas.last_rows(study, quantity):
+        if row["value"] is not None and np.isfinite(row["value"]):
+            ratios.append(row["value"])
+    return ratios
+
+
+def map_section(study: Study) -> Maps:
+    """Return the charts and selectors over single matrices."""
+    present = [key for key in atlas.MAPPED if figures.has(study, key)]
+    chosen = atlas.chosen_matrices(study)
+    layers = {row["layer"] for row in atlas.places(study)}
+    roles = {row["role"] or row["tensor"] for row in atlas.places(study)}
+    return Maps(
+        charts={
+            "heat": charts.heat(columns=max(len(layers), 1), rows=max(len(roles), 1)),
+            "spectrum": charts.lines(
+                study.arms, x_title="index", y_title="singular value", x_log=True
+            ),
+            "angle": charts.lines(
+                study.arms, x_title="index", y_title="principal angle (degrees)", x_log=False
+            ),
+        },
+        arms=tuple(arm.label for arm in study.arms),
+        quantities=tuple((key, _long_label(QUANTITIES[key])) for key in present),
+        tensors=tuple(atlas.matrix_name(tensor, view) for tensor, view in chosen),
+    )
+
+
+def _long_label(quantity: Quantity) -> str:
+    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
