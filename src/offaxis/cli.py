@@ -189,9 +189,10 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:
-    """Print a result for programs, or its lines for people."""
+    """Print a result for programs, or what of it is one line for people."""
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         for key, value in result.items():
-            print(f"{key}: {value}")
+            if not isinstance(value, dict | list):
+                print(f"{key}: {value}")

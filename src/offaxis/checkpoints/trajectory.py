@@ -33,6 +33,11 @@ class Trajectory:
         """What the run's trainer said of it; empty for a stranger's checkpoints."""
         return (self.folder.manifest() if self.folder else None) or {}
 
+    @property
+    def origin(self) -> str:
+        """The folder that holds the run's first checkpoint."""
+        return str(self.checkpoints[0].path.resolve().parent)
+
 
 def open_checkpoint(path: Path) -> CheckpointReader:
     """Open a checkpoint in whichever known format it has."""

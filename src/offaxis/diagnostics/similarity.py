@@ -71,21 +71,31 @@ def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading
     for index, stage in enumerate(stages):
         missing = "zero_update" if index else "first_checkpoint"
         rows.append(
-            _pair(stage.cumulative, final, K, "to_final", "zero_update")
+            _pair(stage.cumulative, final, K, "to_final", "zero_update", _note(stage, final))
             | _pair(before, stage.increment, K, "increment", missing)
         )
         before = stage.cumulative
     return rows
 
 
+def _note(stage: Stage, final: TopFactors | None) -> tuple[str, ...]:
+    """Mark the final checkpoint, which is compared with itself."""
+    return ("final_checkpoint",) if stage.cumulative is final else ()
+
+
 def _pair(
-    a: TopFactors | None, b: TopFactors | None, K: int, name: str, missing: str
+    a: TopFactors | None,
+    b: TopFactors | None,
+    K: int,
+    name: str,
+    missing: str,
+    flags: tuple[str, ...] = (),
 ) -> dict[str, Reading]:
     if a is None or b is None:
         undefined = Reading(None, 0.0, (missing,))
         return {f"right_{name}": undefined, f"left_{name}": undefined}
     bound = min(2 * (a.uncertainty(K) + b.uncertainty(K)), 1.0)
     return {
-        f"right_{name}": Reading(subspace_similarity(a.right[:, :K], b.right[:, :K]), bound),
-        f"left_{name}": Reading(subspace_similarity(a.left[:, :K], b.left[:, :K]), bound),
+        f"right_{name}": Reading(subspace_similarity(a.right[:, :K], b.right[:, :K]), bound, flags),
+        f"left_{name}": Reading(subspace_similarity(a.left[:, :K], b.left[:, :K]), bound, flags),
     }

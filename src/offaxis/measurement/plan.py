@@ -11,7 +11,6 @@ from offaxis.checkpoints.pairing import Pairing, pair
 from offaxis.checkpoints.trajectory import Trajectory, open_checkpoint
 from offaxis.checkpoints.views import View
 from offaxis.linalg.spectra import exact_svd
-from offaxis.measurement.assemble import RunView
 from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
@@ -31,7 +30,8 @@ class Plan:
     anchor_of: dict[str, Source]
     pairing_of: dict[str, Pairing]
     tasks: list[Task]
-    runs: dict[str, list[RunView]]
+    results: ResultsFolder
+    options: Options
 
     @property
     def num_units(self) -> int:
@@ -93,7 +93,7 @@ class Plan:
         """Estimated time on one core, from one small decomposition timed here."""
         if not self.tasks:
             return 0.0
-        o = self.tasks[0].options
+        o = self.options
         decompositions = 3 + 0.4 * (2 * 2 * o.draws + o.edge_draws)
         flops = sum(_cost(task.view) * task.num_units for task in self.tasks)
         return _seconds_per_cost() * decompositions * flops
@@ -108,7 +108,6 @@ def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, option
     sources: dict[str, tuple[Source, ...]] = {}
     anchor_of: dict[str, Source] = {}
     pairing_of: dict[str, Pairing] = {}
-    runs: dict[str, list[RunView]] = {}
     shared: dict[tuple[str, View], list[Series]] = {}
     anchors: dict[str, Source] = {}
     for trajectory in trajectories:
@@ -122,12 +121,6 @@ def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, option
             Source(c.step, c.path, reader.digest())
             for c, reader in zip(trajectory.checkpoints, readers, strict=True)
         )
-        master = (trajectory.manifest.get("precision") or {}).get("weights", "unknown")
-        steps = tuple(source.step for source in sources[run])
-        runs[run] = [
-            RunView(results, run, anchor.digest[:12], steps, view, master, options)
-            for view in pairing_of[run].matrices
-        ]
         for view in pairing_of[run].matrices:
             shared.setdefault((anchor.digest, view), []).append(Series(run, sources[run]))
     tasks = [
@@ -135,7 +128,7 @@ def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, option
         for (digest, view), series in shared.items()
     ]
     tasks.sort(key=lambda task: _cost(task.view) * task.num_units, reverse=True)
-    return Plan(trajectories, sources, anchor_of, pairing_of, tasks, runs)
+    return Plan(trajectories, sources, anchor_of, pairing_of, tasks, results, options)
 
 
 def _numel(view: View) -> int:

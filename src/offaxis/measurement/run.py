@@ -2,28 +2,23 @@
 
 import multiprocessing
 import os
-import platform
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy
-import pyarrow
-import safetensors
 import torch
 from rich.console import Console
 
-import offaxis
-from offaxis.checkpoints.trajectory import Trajectory
+from offaxis.checkpoints.trajectory import Checkpoint, Trajectory
 from offaxis.console import messages, progress
-from offaxis.diagnostics import similarity
 from offaxis.errors import ResultsError
-from offaxis.measurement.assemble import Rows, rows_of, training_rows
-from offaxis.measurement.options import Options, diagnostics
+from offaxis.measurement.assemble import Rows, RunView, rows_of, training_rows
+from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan
+from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest
 from offaxis.measurement.stream import run_task
 from offaxis.table import ResultsFolder
 
@@ -59,32 +54,47 @@ def measure(
     """
     console = console or messages()
     results = ResultsFolder(out)
-    plan = make_plan(trajectories, results, options)
-    earlier = _earlier_runs(results, plan)
+    earlier = _earlier(results)
+    plan = make_plan([_extended(t, earlier, results) for t in trajectories], results, options)
+    _require_same_anchors(plan, earlier, results)
     console.print(plan.describe())
     with _pool(workers or os.cpu_count() or 1) as pool, progress(console) as bars:
         bar = bars.add_task("measuring matrices", total=len(plan.tasks))
         for _ in _each_done(pool, run_task, plan.tasks):
             bars.advance(bar)
-        bar = bars.add_task("comparing checkpoints", total=len(plan.runs))
-        for run, views in plan.runs.items():
-            _write_run(results, run, pool.map(rows_of, views))
+        bar = bars.add_task("comparing checkpoints", total=len(plan.trajectories))
+        for trajectory in plan.trajectories:
+            _write_run(results, trajectory, pool.map(rows_of, _views(plan, trajectory, earlier)))
             bars.advance(bar)
-    for trajectory in trajectories:
-        rows = training_rows(trajectory)
-        if rows:
-            results.write("training", trajectory.run, rows)
-    results.write_manifest(_manifest(plan, options, earlier, study))
+    results.write_manifest(manifest(plan, options, earlier, study))
     return results
 
 
-def _write_run(results: ResultsFolder, run: str, parts: Iterator[Rows]) -> None:
+def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
+    """The run's matrices, with every step that has units: those measured before included."""
+    run = trajectory.run
+    steps = {source.step for source in plan.sources[run]} | set(
+        earlier.get(run, {}).get("steps", ())
+    )
+    master = (trajectory.manifest.get("precision") or {}).get("weights", "unknown")
+    anchor = plan.anchor_of[run].digest[:ANCHOR_DIGITS]
+    return [
+        RunView(plan.results, run, anchor, tuple(sorted(steps)), view, master, plan.options)
+        for view in plan.pairing_of[run].matrices
+    ]
+
+
+def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Iterator[Rows]) -> None:
     whole = Rows([], [], [], [])
+    tables = ("readings", "nulls", "spectra", "angles")
     for part in parts:
-        for name in ("readings", "nulls", "spectra", "angles"):
+        for name in tables:
             getattr(whole, name).extend(getattr(part, name))
-    for name in ("readings", "nulls", "spectra", "angles"):
-        results.write(name, run, getattr(whole, name))
+    for name in tables:
+        results.write(name, trajectory.run, getattr(whole, name))
+    log = training_rows(trajectory)
+    if log:
+        results.write("training", trajectory.run, log)
 
 
 @contextmanager
@@ -94,11 +104,15 @@ def _pool(workers: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(workers, context, initializer=_single_thread)
     try:
         yield pool
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    else:
-        pool.shutdown()
+    except BrokenExecutor as error:
+        raise ResultsError(
+            "a measuring process",
+            expected="it to finish its matrix",
+            found="it was killed, perhaps for want of memory",
+            do="run the same command again, with fewer --workers; finished units are kept",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _single_thread() -> None:
@@ -113,83 +127,45 @@ def _each_done(
         yield future.result()
 
 
-def _earlier_runs(results: ResultsFolder, plan: Plan) -> dict[str, dict[str, Any]]:
-    """What the folder holds already, by run.
-
-    Raises:
-        ResultsError: If a run of the same name in it came from elsewhere.
-    """
+def _earlier(results: ResultsFolder) -> Runs:
+    """What the folder holds already, by run."""
     if not results.manifest_path.exists():
         return {}
-    earlier = {run["name"]: run for run in results.manifest()["runs"]}
-    for trajectory in plan.trajectories:
-        known = earlier.get(trajectory.run)
-        here = str(trajectory.checkpoints[0].path.resolve().parent)
-        if known is not None and known["path"] != here:
+    return {run["name"]: run for run in results.manifest()["runs"]}
+
+
+def _extended(trajectory: Trajectory, earlier: Runs, results: ResultsFolder) -> Trajectory:
+    """Add the checkpoints of this run that were measured before and are still there.
+
+    Raises:
+        ResultsError: If the run of that name in the folder came from elsewhere.
+    """
+    known = earlier.get(trajectory.run)
+    if known is None:
+        return trajectory
+    if known["path"] != trajectory.origin:
+        raise ResultsError(
+            f"run {trajectory.run!r} in {results.root}",
+            expected=f"the run measured before, from {known['path']}",
+            found=f"one from {trajectory.origin}",
+            do="give it another name with --run, or another folder with --out",
+        )
+    given = {c.step for c in trajectory.checkpoints}
+    kept = [
+        Checkpoint(int(step), Path(path))
+        for step, path in known["checkpoint_paths"].items()
+        if int(step) not in given and Path(path).is_dir()
+    ]
+    return replace(trajectory, checkpoints=tuple(sorted([*trajectory.checkpoints, *kept])))
+
+
+def _require_same_anchors(plan: Plan, earlier: Runs, results: ResultsFolder) -> None:
+    for run, anchor in plan.anchor_of.items():
+        known = earlier.get(run)
+        if known is not None and known["anchor_sha256"] != anchor.digest:
             raise ResultsError(
-                f"run {trajectory.run!r} in {results.root}",
-                expected=f"the run measured before, from {known['path']}",
-                found=f"one from {here}",
-                do="give it another name with --run, or another folder with --out",
+                f"run {run!r} in {results.root}",
+                expected=f"the anchor it was measured from, {known['anchor_path']}",
+                found=f"other weights, {anchor.path}",
+                do="give the same anchor, another name with --run, or another folder with --out",
             )
-    return earlier
-
-
-def _manifest(
-    plan: Plan, options: Options, earlier: dict[str, dict[str, Any]], study: dict[str, Any] | None
-) -> dict[str, Any]:
-    runs = earlier | {t.run: _run_entry(t, plan) for t in plan.trajectories}
-    anchors: dict[str, dict[str, Any]] = defaultdict(dict)
-    for run in runs.values():
-        anchors[run["anchor"]] = {"id": run["anchor"], "sha256": run["anchor_sha256"]}
-    return {
-        "offaxis": offaxis.__version__,
-        "options": options.as_dict(),
-        "definitions": _definitions(),
-        "runs": [runs[name] for name in sorted(runs)],
-        "anchors": list(anchors.values()),
-        "coverage": plan.coverage(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "pyarrow": pyarrow.__version__,
-            "safetensors": safetensors.__version__,
-        },
-        "study": study,
-    }
-
-
-def _run_entry(trajectory: Trajectory, plan: Plan) -> dict[str, Any]:
-    said = trajectory.manifest
-    kept = ("arm", "objective", "seed", "recipe", "recipe_hash", "precision", "start", "teacher")
-    anchor = plan.anchor_of[trajectory.run]
-    return {
-        "name": trajectory.run,
-        **{name: said.get(name) for name in kept},
-        "path": str(trajectory.checkpoints[0].path.resolve().parent),
-        "anchor": anchor.digest[:12],
-        "anchor_sha256": anchor.digest,
-        "anchor_path": str(anchor.path),
-        "steps": [c.step for c in plan.sources[trajectory.run]],
-        "checkpoints": {str(c.step): c.digest for c in plan.sources[trajectory.run]},
-    }
-
-
-def _definitions() -> dict[str, Any]:
-    found = {
-        item.name: {
-            "version": item.version,
-            "quantities": dict(item.units),
-            "source": item.source,
-            "text": (item.function.__doc__ or "").strip(),
-        }
-        for item in diagnostics().values()
-    }
-    found[similarity.NAME] = {
-        "version": similarity.VERSION,
-        "quantities": dict(similarity.UNITS),
-        "source": similarity.SOURCE,
-        "text": (similarity.similarity.__doc__ or "").strip(),
-    }
-    return found

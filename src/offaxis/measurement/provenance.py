@@ -1,0 +1,109 @@
+"""The manifest of a results folder: what was measured, of what, by which definitions."""
+
+import platform
+from typing import Any
+
+import numpy
+import pyarrow
+import safetensors
+import torch
+
+import offaxis
+from offaxis.checkpoints.trajectory import Trajectory
+from offaxis.diagnostics import similarity
+from offaxis.measurement.options import Options, diagnostics
+from offaxis.measurement.plan import Plan
+
+ANCHOR_DIGITS = 12
+"""How many hexadecimal digits of its hash name an anchor in the tables."""
+
+Runs = dict[str, dict[str, Any]]
+
+_FROM_TRAINING = (
+    "arm",
+    "objective",
+    "seed",
+    "recipe",
+    "recipe_hash",
+    "precision",
+    "start",
+    "teacher",
+    "accuracy_start",
+    "accuracy_final",
+)
+
+
+def manifest(
+    plan: Plan, options: Options, earlier: Runs, study: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Describe a folder that holds the runs of this plan beside those measured earlier."""
+    runs = earlier | {t.run: _run_entry(t, plan, earlier.get(t.run, {})) for t in plan.trajectories}
+    ordered = [runs[name] for name in sorted(runs)]
+    skipped = {s["tensor"]: s["reason"] for run in ordered for s in run["coverage"]["skipped"]}
+    return {
+        "offaxis": offaxis.__version__,
+        "options": options.as_dict(),
+        "definitions": definitions(),
+        "runs": ordered,
+        "anchors": [
+            {"id": name, "sha256": sha256}
+            for name, sha256 in sorted(
+                {run["anchor"]: run["anchor_sha256"] for run in ordered}.items()
+            )
+        ],
+        "coverage": {
+            "measured": max(run["coverage"]["measured"] for run in ordered),
+            "skipped": [{"tensor": t, "reason": skipped[t]} for t in sorted(skipped)],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "pyarrow": pyarrow.__version__,
+            "safetensors": safetensors.__version__,
+        },
+        "study": study,
+    }
+
+
+def definitions() -> dict[str, Any]:
+    """Every diagnostic with its version, quantities, source and text."""
+    found = {
+        item.name: {
+            "version": item.version,
+            "quantities": dict(item.units),
+            "source": item.source,
+            "text": (item.function.__doc__ or "").strip(),
+        }
+        for item in diagnostics().values()
+    }
+    found[similarity.NAME] = {
+        "version": similarity.VERSION,
+        "quantities": dict(similarity.UNITS),
+        "source": similarity.SOURCE,
+        "text": (similarity.similarity.__doc__ or "").strip(),
+    }
+    return found
+
+
+def _run_entry(trajectory: Trajectory, plan: Plan, known: dict[str, Any]) -> dict[str, Any]:
+    said, run = trajectory.manifest, trajectory.run
+    anchor, pairing, sources = plan.anchor_of[run], plan.pairing_of[run], plan.sources[run]
+    hashes = {str(s.step): s.digest for s in sources}
+    paths = {str(s.step): str(s.path.resolve()) for s in sources}
+    return {
+        "name": run,
+        **{name: said.get(name) for name in _FROM_TRAINING},
+        "path": trajectory.origin,
+        "anchor": anchor.digest[:ANCHOR_DIGITS],
+        "anchor_sha256": anchor.digest,
+        "anchor_path": str(anchor.path),
+        "steps": sorted({s.step for s in sources} | set(known.get("steps", ()))),
+        "checkpoint_sha256": known.get("checkpoint_sha256", {}) | hashes,
+        "checkpoint_paths": known.get("checkpoint_paths", {}) | paths,
+        "coverage": {
+            "measured": len(pairing.matrices),
+            "measured_weights": sum(view.rows * view.cols for view in pairing.matrices),
+            "skipped": [skipped._asdict() for skipped in pairing.skipped],
+        },
+    }
