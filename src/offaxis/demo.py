@@ -1,0 +1,215 @@
+"""The main job: train every arm of the tiny laboratory, measure the runs, write the page.
+
+    base ──▶ anchor ──▶ sft x3, rlvr x3, rlvr-random x3, rlvr-long
+         └─▶ sft-base x3           teacher ──▶ opd x3 (with the anchor)
+
+What is finished stays finished: after an interruption the same command goes on from there.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from offaxis.catalog import suggestion
+from offaxis.console import messages
+from offaxis.errors import UsageError
+from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from
+from offaxis.training.plan import Stage, plan
+from offaxis.training.pool import Job, train_all
+from offaxis.training.run import model_folder, run_folder
+
+# Each arm and whether it is repeated with every training seed.
+ARMS = {
+    "sft-base": True,
+    "sft": True,
+    "opd": True,
+    "rlvr": True,
+    "rlvr-random": True,
+    "rlvr-long": False,
+}
+
+_NOTES = (
+    "All runs share one base, one teacher and one anchor; a training seed changes the order of the "
+    "data and the rollouts only. Spread between seeds is not spread between anchors.",
+    "sft-base starts from the base and stops at the anchor's accuracy; every other arm starts from "
+    "the anchor, at one learning rate and with equal sequences a step.",
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of the demo.
+
+    Attributes:
+        title: The page's title.
+        seeds: The training seeds.
+        changes: Overrides for every recipe of an arm's name ("*": for all), prerequisites included.
+        notes: What the page has to say about the preset.
+    """
+
+    title: str
+    seeds: tuple[int, ...]
+    changes: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+
+_SMALL = (
+    "start.config.hidden_size=64",
+    "start.config.intermediate_size=192",
+    "start.config.num_attention_heads=2",
+    "start.config.num_key_value_heads=1",
+)
+
+PRESETS = {
+    "default": Preset("The tiny laboratory", (0, 1, 2), {}),
+    "smoke": Preset(
+        "The tiny laboratory, smoke test",
+        (0,),
+        {
+            "*": ("steps.max=24", "steps.check_every=12"),
+            "base": (*_SMALL, "steps.max=40"),
+            "teacher": (*_SMALL, "steps.max=40"),
+            "rlvr-long": ("steps.max=36",),
+        },
+        (
+            "Smoke preset: a smaller model and far too few steps to learn the task. The page shows "
+            "that everything works, not what training does.",
+        ),
+    ),
+}
+
+
+def demo(
+    out: Path,
+    preset: str = "default",
+    *,
+    workers: int | None = None,
+    is_dry_run: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train, measure and report.
+
+    Args:
+        out: The folder of models, runs, results and the page.
+        preset: A key of `PRESETS`.
+        workers: Runs trained at a time, one thread each; as many as there are cores by default.
+        is_dry_run: Print the plan and stop.
+        console: Where the plan and the progress go; standard error by default.
+
+    Returns:
+        The page, `out/report.html`.
+
+    Raises:
+        UsageError: If there is no such preset.
+        OffaxisError: As training, measurement and report.
+    """
+    console = console or messages()
+    chosen = _chosen(preset)
+    recipes = demo_recipes(chosen)
+    workers = workers or num_cores()
+    jobs = demo_jobs(recipes, out)
+    print_plan(jobs, workers, console)
+    page = out / "report.html"
+    if is_dry_run:
+        return page
+    train_all(jobs, out, workers, console)
+    # Imported late: a plan or a broken recipe needs neither.
+    from offaxis.measurement import measure_runs
+    from offaxis.report import write_report
+
+    folders = [run_folder(recipe, out).root for recipe in recipes]
+    study = {"preset": preset, "title": chosen.title, "notes": [*_NOTES, *chosen.notes]}
+    results = out / "results"
+    measure_runs(folders, results, study=study, workers=workers, console=console)
+    write_report(results, page)
+    return page
+
+
+def demo_recipes(preset: Preset) -> list[Recipe]:
+    """The recipes of every run of a preset, arm by arm."""
+    folder = recipes_folder() / "tiny"
+    return [
+        _resized(load_recipe(folder / f"{arm}.toml", [f"seed={seed}"]), preset)
+        for arm, is_repeated in ARMS.items()
+        for seed in (preset.seeds if is_repeated else preset.seeds[:1])
+    ]
+
+
+def demo_jobs(recipes: Sequence[Recipe], out: Path) -> dict[str, Job]:
+    """What there is to train, each prerequisite once, with what it waits for."""
+    jobs: dict[str, Job] = {}
+
+    def add(recipe: Recipe, is_run: bool) -> str:
+        needs = tuple(add(prerequisite, False) for prerequisite in recipe.prerequisites)
+        name = run_folder(recipe, out).root.name if is_run else model_folder(recipe, out).root.name
+        if name not in jobs:
+            stage = plan(recipe, out, is_run=is_run)[-1]
+            jobs[name] = Job(stage, recipe, is_run, needs)
+        return name
+
+    for recipe in recipes:
+        add(recipe, True)
+    return jobs
+
+
+def print_plan(jobs: dict[str, Job], workers: int, console: Console) -> None:
+    """Say what will be trained, for how long, and what it takes on disk."""
+    table = Table(title="Plan: train, then measure, then write the page", title_justify="left")
+    for heading in ("model", "steps", "MB", "core-seconds", ""):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    stages: list[Stage] = [job.stage for job in jobs.values()]
+    for stage in stages:
+        state = "kept" if stage.is_finished else ""
+        size = f"{stage.checkpoint_bytes / 1e6:.0f}"
+        table.add_row(stage.name, str(stage.steps), size, f"{stage.seconds:.0f}", state)
+    console.print(table)
+    left = sum(stage.seconds for stage in stages if not stage.is_finished)
+    disk = sum(stage.checkpoint_bytes for stage in stages)
+    console.print(
+        f"About {left / workers / 60:.1f} minutes of training with {workers} worker(s), "
+        f"{disk / 1e6:.0f} MB on disk; steps are upper bounds where a run stops on accuracy."
+    )
+
+
+def recipes_folder() -> Path:
+    """The recipes that come with offaxis: inside an installed package, beside `src` in the tree."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chosen(preset: str) -> Preset:
+    if preset not in PRESETS:
+        raise UsageError(
+            "--preset",
+            expected=f"one of {', '.join(PRESETS)}",
+            found=repr(preset),
+            do=suggestion(preset, PRESETS),
+        )
+    return PRESETS[preset]
+
+
+def _resized(recipe: Recipe, preset: Preset) -> Recipe:
+    """A recipe and its prerequisites with the preset's changes."""
+    content = recipe.resolved()
+    _change(content, preset)
+    return recipe_from(content, f"preset {preset.title}, {recipe.arm}")
+
+
+def _change(content: dict[str, Any], preset: Preset) -> None:
+    """Apply the preset's changes to a recipe's content and to those inside it."""
+    for override in (*preset.changes.get("*", ()), *preset.changes.get(content["arm"], ())):
+        apply_override(content, override)
+    for key in ("start", "teacher"):
+        if "recipe" in content.get(key, {}):
+            _change(content[key]["recipe"], preset)

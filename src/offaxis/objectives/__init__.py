@@ -1,0 +1,1 @@
+"""Objectives: pure functions from a batch to per-token weights; one objective a file."""

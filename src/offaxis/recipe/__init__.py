@@ -1,0 +1,28 @@
+"""The recipe: everything a run depends on, read from TOML, overridden, and refused when wrong.
+
+A recipe is one run of one arm. Where it starts from or learns from another trained model, that
+model's recipe is part of it: on disk by file name, resolved as a table. So a resolved recipe
+reproduces its run alone, and its hash covers everything the run came from.
+"""
+
+from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
+from offaxis.recipe.reading import (
+    apply_override,
+    load_recipe,
+    recipe_from,
+    recipe_hash,
+    recipe_text,
+)
+
+__all__ = [
+    "Evaluation",
+    "ModelConfig",
+    "ModelSource",
+    "Precision",
+    "Recipe",
+    "apply_override",
+    "load_recipe",
+    "recipe_from",
+    "recipe_hash",
+    "recipe_text",
+]

@@ -1,0 +1,185 @@
+"""Recipes from disk: read, override, and refuse with the key and what is known there."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from offaxis.catalog import find, settings_model, suggestion
+from offaxis.errors import CatalogError, RecipeError
+from offaxis.recipe.parts import Recipe
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and the recipes it names, apply `key=value` overrides, check everything.
+
+    Args:
+        path: The TOML file; recipes it names are relative to it.
+        overrides: Dotted keys with TOML values, such as `optimizer.lr=1e-4`; a word that is no TOML
+            value is taken as a string. `start.recipe.seed=1` reaches into a prerequisite.
+
+    Raises:
+        RecipeError: If a file cannot be read, a key is unknown, a value has the wrong type, or the
+            parts do not fit together.
+    """
+    content = _read(path, ())
+    for override in overrides:
+        apply_override(content, override)
+    return recipe_from(content, str(path))
+
+
+def recipe_from(content: Mapping[str, Any], where: str) -> Recipe:
+    """Check the content of a resolved recipe.
+
+    Raises:
+        RecipeError: As `load_recipe`.
+    """
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error, Recipe, where) from error
+    _check_fit(recipe, where)
+    return recipe
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as TOML."""
+    return tomli_w.dumps(recipe.resolved())
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 (hex) of the resolved recipe; the recipes it builds on are part of it."""
+    text = json.dumps(recipe.resolved(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's content with the recipes it names read in their place."""
+    path = path.resolve()
+    if path in parents:
+        raise _error(
+            str(path), "start", "recipes that end in a configuration", "a circle", "cut it"
+        )
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise _error(
+            str(path), "", "a recipe", error.strerror or str(error), "check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _error(str(path), "", "TOML", str(error), "correct the line") from error
+    for key in ("start", "teacher"):
+        source = content.get(key)
+        if isinstance(source, dict) and isinstance(source.get("recipe"), str):
+            source["recipe"] = _read(path.parent / source["recipe"], (*parents, path))
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = str((path.parent / Path(source["path"]).expanduser()).resolve())
+    return content
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one dotted key of a recipe's content in place.
+
+    Raises:
+        RecipeError: If the override is not `key=value`, or the key leads through a value.
+    """
+    dotted, equals, text = override.partition("=")
+    *tables, key = (part.strip() for part in dotted.split("."))
+    if not equals or not all((*tables, key)):
+        raise _error(
+            "--set",
+            dotted,
+            "key=value, such as seed=1",
+            repr(override),
+            "write the key, = and the value",
+        )
+    table = content
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise _error(
+                "--set", dotted, "a key inside a table", f"{name} is a value", "shorten the key"
+            )
+    try:
+        table[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[key] = text.strip()
+
+
+def _check_fit(recipe: Recipe, where: str) -> None:
+    """Refuse unknown plug-ins, their unknown settings, and parts that do not fit together."""
+    # Imported late: objectives need torch, and most mistakes can be told without it.
+    from offaxis.objectives.base import Objective  # noqa: PLC0415
+    from offaxis.tasks.base import Task  # noqa: PLC0415
+
+    for prerequisite in recipe.prerequisites:
+        _check_fit(prerequisite, f"{where} ({prerequisite.arm})")
+    try:
+        task = find("offaxis.tasks", Task, recipe.data.task)
+        objective = find("offaxis.objectives", Objective, recipe.objective.kind)
+    except CatalogError as error:
+        raise RecipeError(where, expected=error.expected, found=error.found, do=error.do) from error
+    settings = settings_model(objective.function)
+    try:
+        settings.model_validate(recipe.objective.settings)
+    except ValidationError as error:
+        raise _explained(error, settings, where, "objective") from error
+    unknown = sorted(set(recipe.data.mixture) - set(task.kinds))
+    if unknown:
+        expected = f"kinds of documents: {', '.join(task.kinds)}"
+        raise _error(
+            where, "data.mixture", expected, unknown[0], suggestion(unknown[0], task.kinds)
+        )
+    if objective.rollouts and not recipe.data.prompts:
+        raise _error(where, "data.prompts", "at least 1 for rollouts", "0", "set data.prompts")
+    if not objective.rollouts and not recipe.data.mixture:
+        raise _error(where, "data.mixture", "documents to learn from", "none", "set data.mixture")
+    if objective.teacher is not (recipe.teacher is not None):
+        found, do = ("none", "name one") if objective.teacher else ("a teacher", "remove it")
+        expected = "a teacher" if objective.teacher else f"no teacher for {objective.name}"
+        raise _error(where, "teacher", expected, found, do)
+
+
+def _explained(
+    error: ValidationError, model: type[BaseModel], where: str, prefix: str = ""
+) -> RecipeError:
+    """Say in one message what the first mistake is, and what is known at that place."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join([prefix, *location] if prefix else location)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = list(_model_at(model, location[:-1]).model_fields)
+        return _error(
+            where,
+            key,
+            f"one of {', '.join(known)}",
+            f"an unknown key{more}",
+            suggestion(location[-1], known),
+        )
+    found = "nothing" if first["type"] == "missing" else f"{first['input']!r}{more}"
+    return _error(
+        where, key, first["msg"], found, f"correct {key}" if key else "correct the recipe"
+    )
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
+    """The model of the table at a location."""
+    for name in location:
+        field = model.model_fields.get(name)
+        annotation = field.annotation if field else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if models:
+            model = models[0]
+    return model
+
+
+def _error(where: str, key: str, expected: str, found: str, do: str) -> RecipeError:
+    place = f"{where}, {key}" if key else where
+    return RecipeError(place, expected=expected, found=found, do=do)

@@ -1,0 +1,162 @@
+"""Models and tokenizers as genuine Hugging Face folders: made, opened, and written whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from offaxis.errors import CheckpointError, RecipeError
+from offaxis.files import write_atomically
+from offaxis.recipe import ModelConfig, ModelSource, Precision
+from offaxis.tasks.base import Task
+
+
+def task_tokenizer(task: Task) -> PreTrainedTokenizerBase:
+    """A fast tokenizer in which every character of the task's alphabet is one token."""
+    vocabulary = {character: i for i, character in enumerate(task.alphabet)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=task.padding))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=task.end,
+        pad_token=task.padding,
+        unk_token=task.padding,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision
+) -> PreTrainedModel:
+    """A model of Qwen3's architecture with seeded weights."""
+    shape = config.model_dump(exclude={"init_seed", "init_std"})
+    full = Qwen3Config(
+        vocab_size=len(tokenizer),
+        initializer_range=config.init_std,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.init_seed)
+        model = AutoModelForCausalLM.from_config(
+            full, attn_implementation=precision.attention, dtype=torch.float32
+        )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def open_model(
+    folder: Path, precision: Precision
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model (float32) and the tokenizer of a folder.
+
+    Raises:
+        CheckpointError: If the folder is not one that transformers can open.
+    """
+    if not (folder / "config.json").is_file():
+        found = "no config.json" if folder.is_dir() else "no such folder"
+        raise _unopened(folder, found)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=precision.attention,
+            local_files_only=True,
+        )
+        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
+        raise _unopened(folder, f"{type(error).__name__}: {error}") from error
+
+
+def start_model(
+    source: ModelSource, task: Task, precision: Precision, trained: Path | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model a run starts from or learns from.
+
+    Args:
+        source: Where the recipe takes it from.
+        task: The task, whose alphabet makes the tokenizer of a model from scratch.
+        precision: The run's precision policy.
+        trained: The checkpoint of the prerequisite, where the source is a recipe.
+    """
+    if source.config is not None:
+        tokenizer = task_tokenizer(task)
+        return new_model(source.config, tokenizer, precision), tokenizer
+    folder = trained or Path(source.path or "")
+    return open_model(folder, precision)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a checkpoint folder whole or not at all.
+
+    Raises:
+        ResultsError: If the disk is full or the folder cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            _save(model, tokenizer, temporary)
+            # `os.replace` cannot put a folder over one that is not empty.
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    write_atomically(folder, write)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the files of a checkpoint; a failure of the disk is always an OSError."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        # safetensors reports a full disk as its own error, with the system's words in the text.
+        if "os error" in str(error).lower():
+            number = 28 if "no space" in str(error).lower() else 5
+            raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
+
+
+def check_vocabularies(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, where: str
+) -> None:
+    """Refuse a teacher whose tokens are not the student's.
+
+    Raises:
+        RecipeError: If the vocabularies differ.
+    """
+    if student.get_vocab() != teacher.get_vocab():
+        raise RecipeError(
+            f"{where}, teacher",
+            expected="a teacher with the student's vocabulary, token by token",
+            found=f"{len(student)} and {len(teacher)} tokens, not the same",
+            do="choose a teacher that shares the student's tokenizer",
+        )
+
+
+def _unopened(folder: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        str(folder),
+        expected="a Hugging Face folder with config.json, safetensors weights and a tokenizer",
+        found=found,
+        do="check the path, or restore the folder",
+    )

@@ -1,0 +1,126 @@
+"""What a recipe will do, before it does it: models and steps, tokens, bytes on disk, minutes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from offaxis.catalog import find
+from offaxis.objectives.base import Objective
+from offaxis.recipe import ModelConfig, Recipe
+from offaxis.tasks.base import Task
+from offaxis.training.recorder import checkpoint_steps, evaluated_steps
+from offaxis.training.run import is_finished, model_folder, run_folder
+
+# Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
+# its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
+# sampled position the overhead of one call. Estimates, within about a factor of two elsewhere.
+_FLOPS = 1.2e11
+_STEP_SECONDS = 0.02
+_SAMPLED_TOKEN_SECONDS = 0.0035
+_START_SECONDS = 3.0
+
+
+class Stage(NamedTuple):
+    """One model to train.
+
+    Attributes:
+        name: The run or the prerequisite.
+        steps: Optimizer steps at most.
+        tokens: Tokens read in training, at most.
+        checkpoint_bytes: What its checkpoints take on disk.
+        seconds: Estimated time on one core.
+        is_finished: Whether it is there already and will be reused.
+    """
+
+    name: str
+    steps: int
+    tokens: int
+    checkpoint_bytes: int
+    seconds: float
+    is_finished: bool
+
+
+def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
+    """The stages of a recipe in order, prerequisites first and each once.
+
+    Args:
+        recipe: What to train.
+        out: The folder of runs and models.
+        is_run: Whether it goes among the runs, or is a prerequisite itself.
+
+    Raises:
+        RecipeError: If the run's folder holds something else.
+    """
+    stages: dict[str, Stage] = {}
+    _add_prerequisites(recipe, out, stages)
+    folder = (run_folder if is_run else model_folder)(recipe, out)
+    stage = _stage(recipe, folder.root.name, is_finished(folder, recipe))
+    return [*stages.values(), stage]
+
+
+def _add_prerequisites(recipe: Recipe, out: Path, stages: dict[str, Stage]) -> None:
+    for prerequisite in recipe.prerequisites:
+        _add_prerequisites(prerequisite, out, stages)
+        folder = model_folder(prerequisite, out)
+        name = folder.root.name
+        stages.setdefault(name, _stage(prerequisite, name, is_finished(folder, prerequisite)))
+
+
+def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
+    """Count and estimate one model's training."""
+    task = find("offaxis.tasks", Task, recipe.data.task)
+    objective = find("offaxis.objectives", Objective, recipe.objective.kind)
+    width = len(task.problem(seed=0, index=0).prompt) + task.answer_length
+    if objective.rollouts:
+        tokens = recipe.data.prompts * recipe.rollouts.per_prompt * width
+    else:
+        tokens = sum(
+            count * len("".join(task.document(kind, seed=0, index=0)))
+            for kind, count in recipe.data.mixture.items()
+        )
+    planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
+    parameters = num_parameters(_config(recipe), len(task.alphabet))
+    evaluation = recipe.evaluation
+    judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))
+    checked = 0
+    if recipe.steps.stop_at_accuracy:
+        num_checks = recipe.steps.max // recipe.steps.check_every
+        checked = num_checks * recipe.steps.check_problems // 2 * width
+    seconds = _START_SECONDS + 6 * parameters * (judged + checked) / _FLOPS
+    step_seconds = _STEP_SECONDS + 6 * parameters * tokens / _FLOPS
+    if objective.rollouts:
+        step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
+    if recipe.teacher is not None:
+        step_seconds += (
+            2
+            * num_parameters(_config_of(recipe.teacher.recipe), len(task.alphabet))
+            * tokens
+            / _FLOPS
+        )
+    return Stage(
+        name,
+        recipe.steps.max,
+        tokens * recipe.steps.max,
+        4 * parameters * len(planned),
+        seconds + step_seconds * recipe.steps.max,
+        is_done,
+    )
+
+
+def num_parameters(config: ModelConfig | None, vocabulary: int) -> int:
+    """Parameters of a model of Qwen3's architecture; 0 where its configuration is not known."""
+    if config is None:
+        return 0
+    hidden, head = config.hidden_size, config.head_dim
+    attention = 2 * hidden * head * (config.num_attention_heads + config.num_key_value_heads)
+    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden + 2 * head
+    embeddings = vocabulary * hidden * (1 if config.tie_word_embeddings else 2)
+    return config.num_hidden_layers * layer + embeddings + hidden
+
+
+def _config(recipe: Recipe) -> ModelConfig | None:
+    """The configuration a run's model was made from, however many recipes ago."""
+    return recipe.start.config or _config_of(recipe.start.recipe)
+
+
+def _config_of(recipe: Recipe | None) -> ModelConfig | None:
+    return None if recipe is None else _config(recipe)

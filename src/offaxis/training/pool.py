@@ -1,0 +1,173 @@
+"""Many runs on a few cores: each as soon as what it builds on is there, the longest first."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from rich.console import Console
+
+from offaxis.console import progress
+from offaxis.errors import ResultsError
+from offaxis.recipe import Recipe
+from offaxis.training.plan import Stage
+from offaxis.training.recorder import Progress
+from offaxis.training.run import train, train_model
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train, and the jobs it waits for."""
+
+    stage: Stage
+    recipe: Recipe
+    is_run: bool
+    needs: tuple[str, ...]
+
+
+def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -> None:
+    """Train every job in worker processes, showing what is going on and what remains.
+
+    An interruption or an error ends the workers at once; finished runs are kept.
+
+    Raises:
+        OffaxisError: The first error of a run.
+    """
+    order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
+    order.prepare()
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        news = manager.Queue()
+        with _workers(workers, news) as pool, _Board(jobs, console) as board:
+            waiting: list[str] = []
+            running: dict[Future[None], str] = {}
+            while order.is_active():
+                waiting += order.get_ready()
+                waiting.sort(key=lambda name: _remaining(name, jobs))
+                while waiting and len(running) < workers:
+                    name = waiting.pop()
+                    running[pool.submit(_work, name, jobs[name], out)] = name
+                done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+                board.read(news)
+                for future in done:
+                    name = running.pop(future)
+                    _check(future, name)
+                    board.finish(name)
+                    order.done(name)
+
+
+def _remaining(name: str, jobs: dict[str, Job]) -> float:
+    """Seconds on the longest path from a job to the end: the longest is started first."""
+    later = [other for other, job in jobs.items() if name in job.needs]
+    return jobs[name].stage.seconds + max((_remaining(other, jobs) for other in later), default=0)
+
+
+def _check(future: Future[None], name: str) -> None:
+    """Raise the error of a run; a worker that was killed has none of its own."""
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise ResultsError(
+            name,
+            expected="a worker process that lives until its run is done",
+            found="it was killed, perhaps for want of memory",
+            do="run the same command again (what was finished is kept), with fewer --workers if "
+            "memory is short",
+        ) from error
+
+
+@contextmanager
+def _workers(count: int, news: Any) -> Iterator[ProcessPoolExecutor]:  # noqa: ANN401 - a queue proxy
+    """Processes that end with this block, at once where it ends in an error."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(news,))
+    try:
+        yield pool
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Board:
+    """The progress display: one bar for all, one for each run in work."""
+
+    def __init__(self, jobs: dict[str, Job], console: Console) -> None:
+        self.jobs = jobs
+        self.bars = progress(console)
+        self.all = self.bars.add_task("training", total=len(jobs))
+        self.shown: dict[str, Any] = {}
+
+    def __enter__(self) -> "_Board":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def read(self, news: Any) -> None:  # noqa: ANN401 - a queue proxy
+        """Show what the workers have reported."""
+        while True:
+            try:
+                name, report = news.get_nowait()
+            except Empty:
+                return
+            if name not in self.shown:
+                self.shown[name] = self.bars.add_task(name, total=report.max_steps)
+            known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
+            self.bars.update(self.shown[name], completed=report.step, description=f"{name}{known}")
+
+    def finish(self, name: str) -> None:
+        """Take a finished run off the display."""
+        if name in self.shown:
+            self.bars.remove_task(self.shown.pop(name))
+        self.bars.advance(self.all)
+
+
+class _Post:
+    """A worker's letter box; the process has one, set when it begins."""
+
+    news: Any = None
+
+
+def _begin(news: Any) -> None:  # noqa: ANN401 - a queue proxy
+    """Prepare a worker: leave Ctrl-C to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Post.news = news
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has: a killed parent cannot ask for it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(name: str, job: Job, out: Path) -> None:
+    """Train one job in a worker."""
+    last = 0.0
+
+    def observe(report: Progress) -> None:
+        nonlocal last
+        if report.finished or time.monotonic() - last > _POLL_SECONDS:
+            last = time.monotonic()
+            _Post.news.put((name, report))
+
+    (train if job.is_run else train_model)(job.recipe, out, observe=observe)

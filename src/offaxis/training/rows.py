@@ -1,0 +1,117 @@
+"""Texts to rows of tokens: packing documents so that they do not see each other.
+
+Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions that predict a token.
+"""
+
+# ruff: noqa: N815 - shapes end the names of fields, too
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from offaxis.objectives.base import TokenBatch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model reads, and which of the predicted tokens carry a loss.
+
+    Attributes:
+        input_ids_BS: Tokens, padded on the right.
+        position_ids_BS: Positions, counted from zero in every document.
+        document_ids_BS: The document of each token in its row, or None where a row is one document.
+        batch: The predicted tokens, `input_ids_BS[:, 1:]`, with their mask.
+    """
+
+    input_ids_BS: Int[Tensor, "B S"]
+    position_ids_BS: Int[Tensor, "B S"]
+    document_ids_BS: Int[Tensor, "B S"] | None
+    batch: TokenBatch
+
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows; rewards are kept only where the rows are whole groups."""
+        batch = self.batch
+        rewards = batch.rewards_PG
+        if rewards is not None:
+            group = rewards.shape[1]
+            rewards = rewards[rows.start // group : rows.stop // group]
+        sampled = batch.sampled_logprobs_BT
+        return Rows(
+            self.input_ids_BS[rows],
+            self.position_ids_BS[rows],
+            None if self.document_ids_BS is None else self.document_ids_BS[rows],
+            TokenBatch(
+                batch.tokens_BT[rows],
+                batch.mask_BT[rows],
+                rewards,
+                None if sampled is None else sampled[rows],
+            ),
+        )
+
+
+class Encoded(NamedTuple):
+    """A document as token ids, and how many of the first are only read."""
+
+    ids: list[int]
+    num_read: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> list[Encoded]:
+    """Prompts and answers as token ids; without a prompt a document is learned from its start."""
+    prompts = tokenizer([p for p, _ in texts], add_special_tokens=False)["input_ids"]
+    answers = tokenizer([a for _, a in texts], add_special_tokens=False)["input_ids"]
+    # The first token of a row has nothing before it to be predicted from.
+    return [Encoded([*p, *a], max(len(p), 1)) for p, a in zip(prompts, answers, strict=True)]
+
+
+def packed(documents: Sequence[Encoded], padding: int) -> Rows:
+    """Rows as wide as the longest document, each filled with the documents that still fit.
+
+    First fit in the order of arrival with one open row for each width: documents of one length fill
+    rows together, so that a row of short facts costs no more than its tokens.
+    """
+    width = max(len(d.ids) for d in documents)
+    rows: list[list[Encoded]] = []
+    open_rows: dict[int, list[Encoded]] = {}
+    for document in documents:
+        length = len(document.ids)
+        row = open_rows.get(length)
+        if row is None or (len(row) + 1) * length > width:
+            row = open_rows[length] = []
+            rows.append(row)
+        row.append(document)
+    return _as_rows(rows, width, padding)
+
+
+def _as_rows(rows: Sequence[Sequence[Encoded]], width: int, padding: int) -> Rows:
+    """Lay the documents of each row side by side."""
+    ids = torch.full((len(rows), width), padding)
+    positions = torch.zeros_like(ids)
+    document_ids = torch.full_like(ids, -1)
+    is_learned = torch.zeros_like(ids, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        begin = 0
+        for number, (tokens, num_read) in enumerate(row):
+            end = begin + len(tokens)
+            ids[b, begin:end] = torch.tensor(tokens)
+            positions[b, begin:end] = torch.arange(end - begin)
+            document_ids[b, begin:end] = number
+            is_learned[b, begin + num_read : end] = True
+            begin = end
+    is_packed = any(len(row) > 1 for row in rows)
+    batch = TokenBatch(ids[:, 1:], is_learned[:, 1:])
+    # Padding on the right of a single document is behind every token that matters.
+    return Rows(ids, positions, document_ids if is_packed else None, batch)
+
+
+def attention_bias(document_ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B 1 S S"]:
+    """Zero where a token may look (its own document, up to itself), the least float elsewhere."""
+    same = document_ids_BS[:, :, None] == document_ids_BS[:, None, :]
+    allowed = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()
+    bias = torch.full(allowed.shape, torch.finfo(torch.float32).min)
+    return bias.masked_fill(allowed, 0.0)[:, None]

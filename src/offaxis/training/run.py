@@ -1,0 +1,215 @@
+"""One recipe to one run folder: prerequisites first, each trained once and kept.
+
+    OUT/models/<arm>-<hash>/    what runs start from or learn from, cached by the hash of its recipe
+    OUT/runs/<name>/            the runs themselves
+
+A folder counts as finished when its manifest says so and its checkpoints are there; the manifest
+says so last. Anything less is trained again from its start.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from offaxis.catalog import find
+from offaxis.errors import RecipeError
+from offaxis.files import write_text
+from offaxis.objectives.base import Objective
+from offaxis.recipe import ModelSource, Recipe, recipe_hash, recipe_text
+from offaxis.runs import RunFolder
+from offaxis.tasks.base import Task
+from offaxis.training.models import check_vocabularies, start_model
+from offaxis.training.quiet import quiet_and_reproducible
+from offaxis.training.recorder import Observer, Progress, Recorder
+from offaxis.training.sources import Documents, Rollouts
+from offaxis.training.trainer import StreamTrainer
+
+
+def train(recipe: Recipe, out: Path, *, observe: Observer | None = None) -> RunFolder:
+    """Train the models a recipe builds on, then its run; what is finished already is reused.
+
+    Args:
+        recipe: What to run.
+        out: The folder of runs and models.
+        observe: Told after every step of whatever is being trained.
+
+    Returns:
+        The finished run folder, `out/runs/<name>`.
+
+    Raises:
+        RecipeError: If the folder holds a finished run of another recipe, or something else.
+        CheckpointError: If a model to start from cannot be opened.
+        NumericsError: If the loss stops being finite.
+        ResultsError: If the disk is full or cannot be written.
+    """
+    return _train(recipe, run_folder(recipe, out), out, observe or _nobody)
+
+
+def train_model(recipe: Recipe, out: Path, *, observe: Observer | None = None) -> RunFolder:
+    """Train a prerequisite into the cache of models; arguments and errors as `train`."""
+    return _train(recipe, model_folder(recipe, out), out, observe or _nobody)
+
+
+def run_folder(recipe: Recipe, out: Path) -> RunFolder:
+    """Where the run of a recipe goes."""
+    return RunFolder(out / "runs" / recipe.run_name)
+
+
+def model_folder(recipe: Recipe, out: Path) -> RunFolder:
+    """Where a prerequisite goes: its name and the first digits of its hash."""
+    return RunFolder(out / "models" / f"{recipe.name or recipe.arm}-{recipe_hash(recipe)[:8]}")
+
+
+def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether a folder holds this recipe's finished run, all its checkpoints included.
+
+    Raises:
+        RecipeError: If it holds a finished run of another recipe, or no run at all.
+    """
+    if not folder.root.exists():
+        return False
+    manifest = folder.manifest()
+    if manifest is None and any(folder.root.iterdir()):
+        raise _occupied(folder, "files that no run of offaxis has left")
+    if manifest is None or not manifest["finished"]:
+        return False
+    if manifest["recipe_hash"] != recipe_hash(recipe):
+        raise _occupied(folder, "a finished run of another recipe")
+    return bool(manifest["steps"] == folder.steps())
+
+
+def _train(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> RunFolder:
+    """Reuse a finished run, or train it from its start."""
+    with _alone(folder):
+        if is_finished(folder, recipe):
+            return folder
+        for prerequisite in recipe.prerequisites:
+            train_model(prerequisite, out, observe=observe)
+        shutil.rmtree(folder.root, ignore_errors=True)
+        with quiet_and_reproducible(recipe.precision.threads):
+            _run(recipe, folder, out, observe)
+    return folder
+
+
+def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> None:
+    """Train one run into an empty folder; its manifest says finished only at the very end."""
+    task = find("offaxis.tasks", Task, recipe.data.task)
+    objective = find("offaxis.objectives", Objective, recipe.objective.kind)
+    observe(Progress(recipe.run_name, 0, recipe.steps.max, None))
+    model, tokenizer = start_model(
+        recipe.start, task, recipe.precision, trained_checkpoint(recipe.start, out)
+    )
+    teacher: PreTrainedModel | None = None
+    if recipe.teacher is not None:
+        trained = trained_checkpoint(recipe.teacher, out)
+        teacher, its_tokenizer = start_model(recipe.teacher, task, recipe.precision, trained)
+        check_vocabularies(tokenizer, its_tokenizer, recipe.run_name)
+    manifest = _manifest(recipe)
+    folder.write_manifest({**manifest, "steps": [], "finished": False})
+    write_text(folder.recipe_path, recipe_text(recipe))
+    source = (
+        Rollouts(task, tokenizer, recipe)
+        if objective.rollouts
+        else Documents(task, tokenizer, recipe.data.mixture, recipe.seed)
+    )
+    recorder = Recorder(recipe, folder, task, tokenizer, observe)
+    scratch = folder.root / ".trainer"  # Trainer wants a folder of its own; we leave nothing there
+    recorder.trainer = StreamTrainer(
+        model,
+        recipe,
+        source=source,
+        objective=objective,
+        scratch=str(scratch),
+        teacher=teacher,
+        callbacks=[recorder],
+    )
+    recorder.trainer.train()
+    shutil.rmtree(scratch, ignore_errors=True)
+    outcome = {
+        "steps": recorder.saved,
+        "accuracy_start": recorder.lines[0]["accuracy"],
+        "accuracy_final": recorder.lines[-1]["accuracy"],
+        "finished": True,
+    }
+    folder.write_manifest(manifest | outcome)
+
+
+def trained_checkpoint(source: ModelSource, out: Path) -> Path | None:
+    """The last checkpoint of a source's run, or None where the source is no recipe."""
+    if source.recipe is None:
+        return None
+    folder = model_folder(source.recipe, out)
+    return folder.checkpoint(folder.steps()[-1])
+
+
+def _manifest(recipe: Recipe) -> dict[str, Any]:
+    """What a run is, without a clock: two runs of one recipe on one machine write the same."""
+    precision = recipe.precision
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "offaxis")
+    return {
+        "name": recipe.run_name,
+        "arm": recipe.arm,
+        "objective": recipe.objective.kind,
+        "seed": recipe.seed,
+        "anchor": "checkpoint-0",
+        "forward_kl": "KL(checkpoint-0 || model) on samples of checkpoint-0, temperature 1, "
+        "mean per token",
+        "recipe": recipe.resolved(),
+        "recipe_hash": recipe_hash(recipe),
+        "start": _origin(recipe.start),
+        "teacher": None if recipe.teacher is None else _origin(recipe.teacher),
+        "precision": precision.model_dump(include={"weights", "autocast", "checkpoints"}),
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in packages},
+    }
+
+
+def _origin(source: ModelSource) -> dict[str, Any]:
+    """What a model is, in the manifest of a run that uses it."""
+    if source.recipe is not None:
+        recipe = source.recipe
+        return {"name": recipe.name or recipe.arm, "recipe_hash": recipe_hash(recipe)}
+    if source.path is not None:
+        return {"name": Path(source.path).name, "path": source.path}
+    return {"name": "from scratch"}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # a source tree that was not installed
+        return "unknown"
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold a lock on a folder, so that two processes never train into it; a crash frees it."""
+    import fcntl  # noqa: PLC0415 - absent on Windows, where only training is affected
+
+    folder.root.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.root.with_name(f".{folder.root.name}.lock"), os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _nobody(_: Progress) -> None:
+    """Observe nothing."""
+
+
+def _occupied(folder: RunFolder, found: str) -> RecipeError:
+    return RecipeError(
+        str(folder.root),
+        expected="no folder, or a run of this very recipe",
+        found=found,
+        do="choose another --out or --set name=..., or remove the folder",
+    )

@@ -1,0 +1,104 @@
+"""What a step learns from: given documents, or the student's own rollouts with their rewards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from offaxis.recipe import Recipe
+from offaxis.tasks.base import Task
+from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rows import Rows, encode, packed
+
+
+class Drawn(NamedTuple):
+    """The rows of one step, and what the log says of them (nothing where there is no rollout)."""
+
+    rows: Rows
+    measures: dict[str, float]
+
+
+class Source(Protocol):
+    """Gives the rows of each step: the same rows for the same step, whatever came before."""
+
+    def draw(self, model: PreTrainedModel, step: int) -> Drawn:
+        """The rows of a step, counted from 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Fixed numbers of documents of each kind in every step, packed."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    mixture: dict[str, int]
+    seed: int
+
+    def draw(self, model: PreTrainedModel, step: int) -> Drawn:
+        """The next documents of each stream."""
+        texts = [
+            self.task.document(kind, seed=self.seed, index=index)
+            for kind, count in self.mixture.items()
+            for index in range((step - 1) * count, step * count)
+        ]
+        rows = packed(encode(self.tokenizer, texts), self.tokenizer.pad_token_id)
+        return Drawn(rows, {})
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions sampled from the student, a group for each prompt, and their rewards."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe
+
+    def draw(self, model: PreTrainedModel, step: int) -> Drawn:
+        """Sample with a generator keyed by (seed, step), then ask for the rewards."""
+        num_prompts, group = self.recipe.data.prompts, self.recipe.rollouts.per_prompt
+        indices = range((step - 1) * num_prompts, step * num_prompts)
+        problems = [
+            self.task.document(self.task.problem_kind, seed=self.recipe.seed, index=index)
+            for index in indices
+        ]
+        prompts = [problem.prompt for problem in problems]
+        with keyed_randomness("rollouts", self.recipe.seed, step):
+            completions = complete(
+                model,
+                self.tokenizer,
+                prompts,
+                max_tokens=self.recipe.rollouts.max_tokens,
+                temperature=self.recipe.rollouts.temperature,
+                per_prompt=group,
+            )
+        asked = [prompt for prompt in prompts for _ in range(group)]
+        pairs = list(zip(asked, completions.texts, strict=True))
+        rewards = rewarder(self.task, self.recipe, step)(pairs).reshape(num_prompts, group)
+        rows = completions.rows
+        rows = replace(rows, batch=replace(rows.batch, rewards_PG=rewards))
+        measures = {
+            "reward": float(rewards.mean()),
+            "response_length": float(completions.lengths_B.float().mean()),
+        }
+        return Drawn(rows, measures)
+
+
+def rewarder(
+    task: Task, recipe: Recipe, step: int
+) -> Callable[[list[tuple[str, str]]], Float[Tensor, "B"]]:
+    """The rule that rewards (prompt, completion) pairs of a step with 0 or 1."""
+
+    def verified(pairs: list[tuple[str, str]]) -> Float[Tensor, "B"]:
+        return torch.tensor([float(task.verify(*pair)) for pair in pairs])
+
+    def coin(pairs: list[tuple[str, str]]) -> Float[Tensor, "B"]:
+        random = Random(f"rewards/{recipe.seed}/{step}")
+        return torch.tensor([float(random.random() < 0.5) for _ in pairs])
+
+    return {"verifier": verified, "random": coin}[recipe.rewards.kind]

@@ -1,0 +1,204 @@
+"""The one training loop: `transformers.Trainer` with the one loss of `offaxis.objectives`.
+
+Everything is trained here: base, teacher and anchor by cross-entropy on documents, the arms by
+their objectives. The hooks are the public ones: `get_batch_samples` draws the rows of a step,
+`compute_loss` weighs them, and `loss_is_scaled_for_ga` says that the loss is already normalised.
+
+Shapes: B rows, S tokens of a row, T = S - 1, V entries of the vocabulary.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from offaxis.errors import NumericsError
+from offaxis.objectives.base import Objective
+from offaxis.objectives.loss import token_loss
+from offaxis.recipe import Recipe
+from offaxis.training.rows import Rows, attention_bias
+from offaxis.training.sources import Source
+
+
+class _Steps(Dataset[int]):
+    """The step numbers: Trainer wants something to iterate over, the rows come from the source."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """Trainer with rows from a source and a loss from an objective.
+
+    After each optimizer step `measures` holds what the log says of it: loss, entropy_nats, tokens,
+    rollout_seconds and training_seconds, and what the source adds (reward, response_length).
+    """
+
+    # The loss is divided by the tokens of the whole step, whatever it was split into.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        *,
+        source: Source,
+        objective: Objective,
+        scratch: str,
+        teacher: PreTrainedModel | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, scratch),
+            train_dataset=_Steps(recipe.steps.max * recipe.optimizer.micro_batches),
+            callbacks=list(callbacks),
+        )
+        self.remove_callback(PrinterCallback)
+        self.recipe, self.source, self.objective = recipe, source, objective
+        self.teacher = teacher.eval() if teacher is not None else None
+        self.measures: dict[str, float] = {}
+        self._drawn_at = 0.0
+
+    def get_batch_samples(
+        self,
+        epoch_iterator: Iterator[Any],
+        num_batches: int,
+        device: torch.device,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Draw the rows of the whole step and split them into micro-batches."""
+        began = time.perf_counter()
+        drawn = self.source.draw(self.model, self.state.global_step + 1)
+        num_tokens = int(drawn.rows.batch.mask_BT.sum())
+        self._drawn_at = time.perf_counter()
+        self.measures = {
+            **drawn.measures,
+            "loss": 0.0,
+            "entropy_nats": 0.0,
+            "tokens": num_tokens,
+            "rollout_seconds": self._drawn_at - began,
+        }
+        return [{"rows": part} for part in self._split(drawn.rows, num_batches)], num_tokens
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Float[Tensor, ""]:
+        """The weighted loss of one micro-batch."""
+        rows: Rows = inputs["rows"]
+        num_tokens = max(int(num_items_in_batch or 0), 1)
+        with self._autocast():
+            logits = logits_of(model, rows)
+            teacher_logits = None
+            if self.teacher is not None:
+                with torch.inference_mode():
+                    teacher_logits = logits_of(self.teacher, rows)
+        streams = self.objective(rows.batch, **self.recipe.objective.settings)
+        loss = token_loss(
+            logits, rows.batch, streams, num_tokens=num_tokens, teacher_logits_BTV=teacher_logits
+        )
+        value = float(loss.value.detach())
+        if not torch.isfinite(loss.value.detach()):
+            raise self._not_finite(value)
+        self.measures["loss"] += value
+        self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / num_tokens
+        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        return loss.value
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: Trainer's estimate needs its own names of the inputs."""
+        return 0
+
+    def finish_step(self) -> dict[str, float]:
+        """The measures of the step that just ended, its training time complete."""
+        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        return self.measures
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Lower precision for the products only, where the recipe asks for it."""
+        return torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=self.recipe.precision.autocast == "bfloat16"
+        )
+
+    def _split(self, rows: Rows, num_parts: int) -> list[Rows]:
+        """Micro-batches of whole groups."""
+        rewards = rows.batch.rewards_PG
+        group = rewards.shape[1] if rewards is not None else 1
+        num_groups = len(rows.input_ids_BS) // group
+        edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
+        return [rows.part(slice(a, b)) for a, b in pairwise(edges)]
+
+    def _not_finite(self, value: float) -> NumericsError:
+        return NumericsError(
+            f"run {self.recipe.run_name}, step {self.state.global_step + 1}",
+            expected="a finite loss",
+            found=str(value),
+            do="lower optimizer.lr or clip_norm; checkpoints up to this step are kept",
+        )
+
+
+def logits_of(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "B T V"]:
+    """The logits that predict `rows.batch.tokens_BT`, documents of a row kept apart."""
+    ids_BT = rows.input_ids_BS[:, :-1]
+    mask = None
+    if rows.document_ids_BS is not None:
+        mask = attention_bias(rows.document_ids_BS[:, :-1])
+    positions_BT = rows.position_ids_BS[:, :-1]
+    output = model(
+        input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, use_cache=False
+    )
+    logits: Float[Tensor, "B T V"] = output.logits
+    return logits
+
+
+def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
+    """Trainer's settings from the recipe's; saving, logging and stopping are the recorder's."""
+    optimizer = recipe.optimizer
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=recipe.steps.max,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=optimizer.micro_batches,
+        optim="adamw_torch",
+        learning_rate=optimizer.lr,
+        lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[
+            optimizer.schedule
+        ],
+        warmup_steps=optimizer.warmup_steps,
+        adam_beta1=optimizer.beta1,
+        adam_beta2=optimizer.beta2,
+        adam_epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.clip_norm,
+        seed=recipe.seed,
+        use_cpu=True,
+        bf16=False,
+        dataloader_pin_memory=False,
+        logging_nan_inf_filter=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
