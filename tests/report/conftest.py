@@ -157,7 +157,7 @@ def write_results(
                     "precision": {"weights": "float32", "checkpoints": "float32"},
                 }
             runs.append(info)
-            _write_run(folder, run, arm, seed, steps, matrices, log)
+            _write_run(folder, run, arm, seed, steps=steps, matrices=matrices, log=log)
     folder.write_manifest(
         {
             "offaxis": "0.1.0",
@@ -169,7 +169,11 @@ def write_results(
             "coverage": {"measured": len(matrices), "skipped": []},
             "versions": {"torch": "2.10.0"},
             "command": ["offaxis", "measure", "runs"],
-            "study": {"preset": preset, "title": "A planted study", "notes": ["Seeds share one base."]}
+            "study": {
+                "preset": preset,
+                "title": "A planted study",
+                "notes": ["Seeds share one base."],
+            }
             if known_arms
             else None,
         }
@@ -177,7 +181,7 @@ def write_results(
     return folder
 
 
-def _write_run(folder, run, arm, seed, steps, matrices, log):
+def _write_run(folder, run, arm, seed, *, steps, matrices, log):
     readings, spectra, angles = [], [], []
     for step in steps:
         norm, share = norm_at(arm, seed, step), step / arm.steps
@@ -249,8 +253,26 @@ def planted_arm():
 
 
 @pytest.fixture
+def arms():
+    return demo_arms()
+
+
+@pytest.fixture
 def results():
     return write_results
+
+
+@pytest.fixture
+def verdict_of(tmp_path):
+    """Judge one claim on planted arms."""
+    from offaxis.report.claims import CLAIMS, judge_one
+    from offaxis.report.study import load_study
+
+    def judge(key, planted_arms):
+        study = load_study(write_results(tmp_path / "results", planted_arms))
+        return judge_one(study, next(claim for claim in CLAIMS if claim.key == key))
+
+    return judge
 
 
 @pytest.fixture(scope="session")

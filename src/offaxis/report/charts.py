@@ -1,16 +1,22 @@
 """Vega-Lite specifications. Every chart reads one data set by name; colours follow the arms."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from offaxis.report.study import Arm
 
 Spec = dict[str, Any]
+Row = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 TOTAL_WIDTH = 1030
 AXIS_WIDTH = 62
 GAP = 12
+
+# A null that lies further than this factor beyond the readings would squeeze them: it is clipped.
+NULL_REACH = 30.0
+DECADES = [10.0**power for power in range(-9, 6)]
 
 
 def panels(
@@ -18,25 +24,22 @@ def panels(
     *,
     y_title: str,
     y_log: bool,
+    data: Sequence[Row],
     rows: Sequence[str],
-    y_domain: tuple[float, float] | None = None,
     height: int = 132,
 ) -> Spec:
     """Draw small multiples: a column per arm, a row per variant, each with its null behind it."""
     room = TOTAL_WIDTH - AXIS_WIDTH - (24 if len(rows) > 1 else 0)
     width = max(110, min(300, room // len(arms) - GAP))
-    y_scale: Spec = {"type": "log"} if y_log else {"zero": False}
-    if y_domain is not None:
-        y_scale = {**y_scale, "domain": list(y_domain), "nice": False}
     x = {
         "field": "step",
         "type": "quantitative",
         "title": "step",
         "scale": {"type": "log", "nice": False, "padding": 4},
-        "axis": {"tickCount": 3, "grid": False},
+        "axis": {"values": [10**power for power in range(8)], "grid": False},
     }
     # Narrow panels: the figure's title names the quantity, the axis its unit.
-    y = {"field": "value", "type": "quantitative", "title": y_title or None, "scale": y_scale}
+    y = _axis("value", y_title or None, data, log=y_log)
     null = {"filter": "datum.kind === 'null'"}
     band = {"x": x, "y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
     tips = [
@@ -47,12 +50,7 @@ def panels(
         {"field": "beside", "title": "null", "format": ".3~g"},
     ]
     layers = [
-        {"transform": [null], "mark": {"type": "area", "style": "null-band"}, "encoding": band},
-        {
-            "transform": [null],
-            "mark": {"type": "line", "style": "null-line"},
-            "encoding": {"x": x, "y": y},
-        },
+        {"transform": [null], "mark": {"type": "area", "clip": True}, "encoding": band},
         {
             "transform": [{"filter": "datum.kind === 'seed'"}],
             "mark": {
@@ -68,6 +66,11 @@ def panels(
                 "color": _colour(arms, legend=False),
                 "tooltip": tips,
             },
+        },
+        {
+            "transform": [null],
+            "mark": {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.4, "clip": True},
+            "encoding": {"x": x, "y": y},
         },
     ]
     facet: Spec = {
@@ -102,28 +105,18 @@ def overlay(
     x_log: bool,
     y_title: str,
     y_log: bool,
+    data: Sequence[Row],
     width: int = 440,
-    legend: bool = True,
 ) -> Spec:
     """Draw the runs of all arms over each other, their nulls dashed in the same colour."""
-    across = {
-        "field": x,
-        "type": "quantitative",
-        "title": x_title,
-        "scale": {"type": "log", "nice": False, "padding": 6} if x_log else {"zero": False},
-        "axis": {"tickCount": 5, "grid": False},
-    }
-    up = {
-        "field": "value",
-        "type": "quantitative",
-        "title": y_title,
-        "scale": {"type": "log"} if y_log else {"zero": False},
-    }
+    across = _axis(x, x_title, data, log=x_log)
+    across["axis"]["grid"] = False
+    up = _axis("value", y_title, data, log=y_log)
     base = {
         "x": across,
         "y": up,
         "detail": {"field": "run", "type": "nominal"},
-        "color": _colour(arms, legend=legend),
+        "color": _colour(arms, legend=True),
     }
     tips = [
         {"field": "arm", "title": "arm"},
@@ -146,7 +139,13 @@ def overlay(
     }
     nulls = {
         "transform": [{"filter": "datum.kind === 'null'"}],
-        "mark": {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.2, "opacity": 0.75},
+        "mark": {
+            "type": "line",
+            "strokeDash": [4, 3],
+            "strokeWidth": 1.2,
+            "opacity": 0.75,
+            "clip": True,
+        },
         "encoding": {**base, "order": {"field": "step"}},
     }
     return {"$schema": SCHEMA, "width": width, "height": 240, "layer": [nulls, seeds]}
@@ -169,7 +168,7 @@ def heat(*, columns: int, rows: int) -> Spec:
         },
         "layer": [
             {
-                "mark": {"type": "rect", "cornerRadius": 2},
+                "mark": {"type": "rect"},
                 "encoding": {
                     "color": {
                         "field": "shown",
@@ -185,12 +184,25 @@ def heat(*, columns: int, rows: int) -> Spec:
                     ],
                 },
             },
+            *([_cell_text()] if columns <= 10 else []),
         ],
+        "resolve": {"scale": {"color": "independent"}},
+    }
+
+
+def _cell_text() -> Spec:
+    """Print the number in its cell, in an ink that the page chooses against the colour."""
+    return {
+        "mark": {"type": "text", "fontSize": 11},
+        "encoding": {
+            "text": {"field": "shown", "type": "quantitative", "format": ".3~g"},
+            "color": {"field": "tone", "type": "nominal", "scale": None},
+        },
     }
 
 
 def lines(
-    arms: Sequence[Arm], *, x_title: str, y_title: str, x_log: bool, width: int = 440
+    arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 440
 ) -> Spec:
     """Draw curves over a rank index, with horizontal dashed lines where the data has a null."""
     colour = _colour(arms, legend=True)
@@ -198,14 +210,15 @@ def lines(
         "field": "value",
         "type": "quantitative",
         "title": y_title,
-        "scale": {"type": "log"},
+        "scale": {"type": "log", "nice": False, "padding": 6},
+        "axis": {"values": y_ticks},
     }
     x = {
         "field": "index",
         "type": "quantitative",
-        "title": x_title,
+        "title": "index",
         "scale": {"type": "log", "nice": False} if x_log else {"zero": False, "nice": False},
-        "axis": {"grid": False, "tickCount": 6},
+        "axis": {"grid": False, **({"values": [1, 3, 10, 30, 100, 300, 1000]} if x_log else {})},
     }
     return {
         "$schema": SCHEMA,
@@ -219,7 +232,7 @@ def lines(
             },
             {
                 "transform": [{"filter": "datum.kind === 'anchor'"}],
-                "mark": {"type": "line", "style": "null-line", "strokeDash": [1, 0]},
+                "mark": {"type": "line", "strokeWidth": 1.5},
                 "encoding": {"x": x, "y": y},
             },
             {
@@ -231,13 +244,43 @@ def lines(
                     "color": colour,
                     "tooltip": [
                         {"field": "arm", "title": "arm"},
-                        {"field": "index", "title": x_title},
+                        {"field": "index", "title": "index"},
                         {"field": "value", "title": y_title, "format": ".3~g"},
                     ],
                 },
             },
         ],
     }
+
+
+def _axis(field: str, title: str | None, data: Sequence[Row], *, log: bool) -> Spec:
+    """Return an encoding; on a logarithmic axis with round ticks and no room wasted."""
+    encoding: Spec = {"field": field, "type": "quantitative", "title": title, "axis": {}}
+    if not log:
+        return {**encoding, "scale": {"zero": False}}
+    numbers = [row[field] for row in data if row["kind"] == "seed" and (row.get(field) or 0) > 0]
+    if not numbers:
+        return {**encoding, "scale": {"type": "log"}}
+    low, high = min(numbers), max(numbers)
+    for row in data:
+        beside = row.get(field) or 0
+        if low / NULL_REACH <= beside <= high * NULL_REACH:
+            low, high = min(low, beside), max(high, beside)
+    low, high = low / 1.15, high * 1.15
+    encoding["axis"] = {"values": log_ticks(low, high)}
+    return {**encoding, "scale": {"type": "log", "domain": [low, high], "nice": False}}
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers within a positive range: decades, or 1-2-5 where there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9)):
+        # Parsed from text, as 10.0**-3 is not the nearest float to a thousandth.
+        ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) > 2:
+            return inside[:: 1 + (len(inside) - 1) // 6]
+    return inside
 
 
 def _colour(arms: Sequence[Arm], *, legend: bool) -> Spec:

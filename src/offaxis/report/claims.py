@@ -49,6 +49,7 @@ class Judgement:
     claim: Claim
     verdict: Verdict
     reason: str
+    numbers: str
     evidence: tuple[Evidence, ...]
 
 
@@ -83,7 +84,7 @@ CLAIMS = (
         "The weights that OPD and RLVR change avoid the principal ones.",
         (
             AgainstChance(PUBLISHED, "principal", ("opd", "rlvr"), -1),
-            AgainstNull("Null: rounding gate", "principal", ("opd", "rlvr"), -1, MASK_MARGIN),
+            AgainstNull("Against the rounding gate", "principal", ("opd", "rlvr"), -1, MASK_MARGIN),
         ),
     ),
     Claim(
@@ -91,13 +92,13 @@ CLAIMS = (
         "The weights that OPD and RLVR change are the small ones.",
         (
             AgainstChance(PUBLISHED, "low", ("opd", "rlvr"), 1),
-            AgainstNull("Null: rounding gate", "low", ("opd", "rlvr"), 1, MASK_MARGIN),
+            AgainstNull("Against the rounding gate", "low", ("opd", "rlvr"), 1, MASK_MARGIN),
         ),
     ),
     Claim(
         "low_rank",
         "OPD's update concentrates in few directions.",
-        (LowRank("Null: random signs", ("opd",)),),
+        (LowRank("Against random signs", ("opd",)),),
     ),
     Claim(
         "narrowest",
@@ -176,18 +177,20 @@ def judge_one(study: Study, claim: Claim) -> Judgement:
     evidence = tuple(test.run(study) for test in claim.tests)
     deciding = [item for item in evidence if item.decides]
     verdict = verdicts.all_of(item.verdict for item in deciding)
-    return Judgement(claim, verdict, _reason(verdict, deciding), evidence)
+    reason, numbers = _reason(verdict, deciding)
+    return Judgement(claim, verdict, reason, numbers, evidence)
 
 
-def _reason(verdict: Verdict, deciding: list[Evidence]) -> str:
-    """Say in one sentence which test decided."""
+def _reason(verdict: Verdict, deciding: list[Evidence]) -> tuple[str, str]:
+    """Say which test decided, and with what numbers."""
     if verdict is Verdict.HOLDS:
-        titles = ", ".join(item.title.lower() for item in deciding)
-        return f"Every test holds: {titles}."
+        titles = "; ".join(item.title.lower() for item in deciding)
+        return f"Every test holds ({titles}).", deciding[-1].text
     decider = next(item for item in deciding if item.verdict is verdict)
+    title = decider.title.lower()
     if verdict is Verdict.UNKNOWN:
-        return f"Open at: {decider.title.lower()}."
+        return f"Left open by: {title}.", decider.text
     first = deciding[0]
     if first is not decider and first.title == PUBLISHED and first.verdict is Verdict.HOLDS:
-        return f"Holds as published, but not under the control: {decider.title.lower()}."
-    return f"Decided by: {decider.title.lower()}."
+        return f"Holds as published, but the control takes it away: {title}.", decider.text
+    return f"Fails at: {title}.", decider.text

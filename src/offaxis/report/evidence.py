@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from offaxis.report import matched, verdicts
 from offaxis.report.frames import Floats
-from offaxis.report.quantities import QUANTITIES, RELATIVE_MARGIN, Quantity, number
+from offaxis.report.quantities import QUANTITIES, RELATIVE_MARGIN, Quantity, with_range
 from offaxis.report.study import KNOWN_ARMS, NORM, Arm, Study
 from offaxis.report.verdicts import Reading, Verdict
 
@@ -24,10 +24,12 @@ class Evidence(NamedTuple):
     decides: bool = True
 
 
+@runtime_checkable
 class EvidenceTest(Protocol):
     """Anything that turns a study into one piece of evidence."""
 
-    def run(self, study: Study) -> Evidence: ...
+    def run(self, study: Study) -> Evidence:
+        """Run the test."""
 
 
 class Samples(NamedTuple):
@@ -46,12 +48,16 @@ def label(key: str) -> str:
     return KNOWN_ARMS.get(key, (key, ""))[0]
 
 
+def said(*answers: Verdict) -> str:
+    """Print the answers to what a test asked."""
+    words = {Verdict.HOLDS: "yes", Verdict.FAILS: "no", Verdict.UNKNOWN: "cannot tell"}
+    return ", ".join(words[answer] for answer in answers)
+
+
 def summary(readings: Sequence[float], quantity: Quantity) -> str:
     """Print a mean with the range of the seeds."""
-    middle = quantity.text(verdicts.mean(readings))
-    if len(readings) == 1:
-        return f"{middle} (one seed)"
-    return f"{middle} [{number(min(readings))}–{number(max(readings))}]"
+    text = with_range(readings, quantity.unit)
+    return f"{text} (one seed)" if len(readings) == 1 else text
 
 
 def sample(
@@ -105,12 +111,16 @@ def _target(study: Study, arms: Sequence[Arm], quantity: Quantity, at: str) -> t
         if joint is None:
             raise CannotTell(f"needs the {at} of run {run}, which is not in the table")
         curves.append(joint[0][(joint[0] > 0) & np.isfinite(joint[1].value)])
+    show = NORM.text if at == "norm" else "{:.1%}".format
     target = matched.common_target(curves)
     if target is None:
-        raise CannotTell(f"needs a common {at}: the runs cover ranges that do not overlap")
-    if at == "norm":
-        return target, f"where every run's relative norm is {NORM.text(target)}"
-    return target, f"where every run's accuracy is {target:.1%}"
+        starts, ends = (max(map(np.min, curves)), min(map(np.max, curves)))
+        raise CannotTell(
+            f"needs a {at} that every run reaches; one run starts at {show(starts)}, another ends "
+            f"at {show(ends)}"
+        )
+    name = "relative norm" if at == "norm" else at
+    return target, f"where every run's {name} is {show(target)}"
 
 
 def _at(study: Study, arm: Arm, quantity: Quantity, at: str, target: float) -> list[Reading]:
@@ -157,7 +167,7 @@ class Ordering:
         quantity = QUANTITIES[self.quantity]
         if self.smallest_k:
             quantity = with_k(study, quantity, last=False)
-        keys = list(dict.fromkeys(key for pair in self.pairs for key in pair))
+        keys = sorted({key for pair in self.pairs for key in pair}, key=list(KNOWN_ARMS).index)
         try:
             samples = sample(study, keys, quantity, self.at)
             shown = {key: self._column(readings) for key, readings in samples.arms.items()}
@@ -168,7 +178,7 @@ class Ordering:
             values = ([r.value for r in samples.arms[key]] for key in (low, high))
             answer = verdicts.greater(shown[high], shown[low], margin(*values))
             answers.append(answer)
-            parts.append(f"{label(low)} < {label(high)}: {answer}")
+            parts.append(f"{label(low)} < {label(high)}: {said(answer)}")
         name = quantity.label if self.of == "value" else f"{quantity.label}, excess over null"
         numbers = ", ".join(f"{label(key)} {summary(shown[key], quantity)}" for key in keys)
         text = f"{name}, {samples.place}: {numbers}. {'; '.join(parts)}."

@@ -50,11 +50,29 @@ def trajectory(study: Study, key: str, title: str, caption: str, variants: Varia
     quantity = variants[0][1]
     shown = [arm for arm in study.arms if any(row["arm"] == arm.label for row in rows)]
     used = [name for name, _ in variants if any(row["row"] == name for row in rows)]
-    spec = charts.panels(shown or study.arms, y_title=quantity.unit, y_log=quantity.log, rows=used)
+    spec = charts.panels(
+        shown or study.arms, y_title=quantity.unit, y_log=quantity.log, data=rows, rows=used
+    )
+    if quantity.log:
+        caption = " ".join([caption, *_off_chart(quantity, rows)])
     null_names = study.frame.null_names.get(quantity.quantity, ())
     return Figure(
         key, title, caption, spec, rows, table_view(study, variants), nulls=tuple(null_names)
     )
+
+
+def _off_chart(quantity: Quantity, rows: Sequence[Row]) -> list[str]:
+    """Say where a null lies that a chart of the readings has no room for."""
+    values = [row["value"] for row in rows if row["kind"] == "seed"]
+    nulls = [row["value"] for row in rows if row["kind"] == "null"]
+    if not nulls:
+        return []
+    below = max(nulls) < min(values) / charts.NULL_REACH
+    above = min(nulls) > max(values) * charts.NULL_REACH
+    if not (below or above):
+        return []
+    ends = f"{quantity.text(min(nulls))} to {quantity.text(max(nulls))}"
+    return [f"The null lies far {'below' if below else 'above'} the chart, at {ends}."]
 
 
 def arm_rows(study: Study, arm: Arm, quantity: Quantity, x: str = "step") -> list[Row]:
@@ -128,6 +146,7 @@ def against_norm(study: Study, key: str, title: str, caption: str, quantity: Qua
         x_log=True,
         y_title=_axis(quantity),
         y_log=quantity.log,
+        data=rows,
     )
     table = table_view(study, [("", NORM), (quantity.label, quantity)])
     return Figure(key, title, caption, spec, rows, table, half=True)
@@ -154,6 +173,7 @@ def over_steps(study: Study, key: str, title: str, caption: str, logged: str) ->
         x_log=False,
         y_title=f"{title.lower()} ({unit})",
         y_log=False,
+        data=rows,
     )
     table = TableView(("arm", "run", "step", f"{logged} ({unit})"), tuple(body))
     return Figure(key, title, caption, spec, rows, table, half=True)
@@ -161,7 +181,7 @@ def over_steps(study: Study, key: str, title: str, caption: str, logged: str) ->
 
 def table_view(study: Study, variants: Variants) -> TableView:
     """Print a figure's numbers: mean and range of the seeds at each step, and the null."""
-    body = []
+    body: list[tuple[str, ...]] = []
     for name, quantity in variants:
         for arm in study.arms:
             at: dict[int, list[tuple[float, float]]] = {}

@@ -39,7 +39,7 @@ class Series:
     def defined(self) -> "Series":
         """Return the steps at which the value is defined."""
         keep = np.isfinite(self.value)
-        return Series(*(part[keep] for part in self.parts()))
+        return Series(self.steps[keep], self.value[keep], self.null_mean[keep], self.null_sd[keep])
 
     def parts(self) -> tuple[Ints, Floats, Floats, Floats]:
         """Return the four columns in order."""
@@ -108,9 +108,10 @@ def build_frame(readings: pa.Table) -> Frame:
     groups, codes = _groups(linear, keys)
     size = len(groups)
     weight = np.ones(linear.num_rows)
-    weighted = np.isin(_texts(linear, "diagnostic"), WEIGHTED_DIAGNOSTICS)
     entries = _numbers(linear, "rows") * _numbers(linear, "cols")
-    weight[weighted] = entries[weighted]
+    for diagnostic in WEIGHTED_DIAGNOSTICS:
+        weighted = pc.equal(linear["diagnostic"], diagnostic).to_numpy()
+        weight[weighted] = entries[weighted]
     columns = {name: _numbers(linear, name) for name in ("value", "null_mean", "null_sd")}
     value = _mean(columns["value"], weight, codes, size)
     null_mean = _mean(columns["null_mean"], weight, codes, size)
@@ -153,21 +154,21 @@ def _numbers(table: pa.Table, name: str) -> Floats:
     return np.array(column.to_numpy(), dtype=np.float64)
 
 
-def _texts(table: pa.Table, name: str) -> npt.NDArray[np.str_]:
-    return np.array(table[name].to_pylist(), dtype=np.str_)
-
-
 def _mean(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
     keep = np.isfinite(column)
-    total = np.bincount(codes[keep], weight[keep], size)
-    return _ratio(np.bincount(codes[keep], (weight * column)[keep], size), total)
+    total = _sums(codes[keep], weight[keep], size)
+    return _ratio(_sums(codes[keep], (weight * column)[keep], size), total)
 
 
 def _spread(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
     keep = np.isfinite(column)
-    total = np.bincount(codes[keep], weight[keep], size)
-    square = np.bincount(codes[keep], ((weight * column) ** 2)[keep], size)
+    total = _sums(codes[keep], weight[keep], size)
+    square = _sums(codes[keep], ((weight * column) ** 2)[keep], size)
     return _ratio(np.sqrt(square), total)
+
+
+def _sums(codes: Ints, numbers: Floats, size: int) -> Floats:
+    return np.asarray(np.bincount(codes, numbers, size), dtype=np.float64)
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offaxis.report import verdicts
-from offaxis.report.evidence import CannotTell, Evidence, label, sample, summary
+from offaxis.report.evidence import CannotTell, Evidence, label, said, sample, summary
 from offaxis.report.quantities import QUANTITIES
 from offaxis.report.study import Study
 from offaxis.report.verdicts import Verdict
@@ -30,7 +30,12 @@ class AgainstNull:
             return Evidence(self.title, Verdict.UNKNOWN, str(reason))
         answers, parts = [], []
         for key, readings in samples.arms.items():
-            usable = [r for r in readings if np.isfinite(r.null_mean + r.null_sd)]
+            # A null in closed form has no spread; one without a mean cannot be compared with.
+            usable = [
+                r._replace(null_sd=np.nan_to_num(r.null_sd))
+                for r in readings
+                if np.isfinite(r.null_mean)
+            ]
             answers.append(verdicts.beyond_null(usable, self.sign, self.margin))
             null = verdicts.mean([r.null_mean for r in usable]) if usable else None
             numbers = summary([r.value for r in readings], quantity)
@@ -38,7 +43,7 @@ class AgainstNull:
         sign = "above" if self.sign > 0 else "below"
         text = (
             f"{quantity.label}: {'; '.join(parts)}. Asked: {sign} the null by more than "
-            f"{quantity.text(self.margin)}: {', '.join(answers)}."
+            f"{quantity.text(self.margin)}: {said(*answers)}."
         )
         return Evidence(self.title, verdicts.all_of(answers), text)
 
@@ -71,6 +76,6 @@ class AgainstChance:
         sign = "above" if self.sign > 0 else "below"
         text = (
             f"{quantity.label}: {', '.join(parts)}. Asked: {sign} {quantity.text(chance)}, the "
-            f"share of weights in the mask: {', '.join(answers)}."
+            f"share of weights in the mask: {said(*answers)}."
         )
         return Evidence(self.title, verdicts.all_of(answers), text)

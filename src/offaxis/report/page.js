@@ -30,14 +30,12 @@
       axis: {
         labelColor: dim, titleColor: dim, gridColor: line, domainColor: line, tickColor: line,
         labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", labelOverlap: true,
-        tickCount: 5, labelPadding: 4, format: "~g",
+        tickCount: 5, labelPadding: 4,
       },
       header: { labelColor: ink, labelFontSize: 12, labelFontWeight: 600, labelPadding: 6 },
       legend: { labelColor: ink, labelFontSize: 12, labelLimit: 240, columns: 3 },
-      style: {
-        "null-line": { stroke: none, strokeDash: [4, 3], strokeWidth: 1.4 },
-        "null-band": { fill: css("--band"), opacity: 0.7 },
-      },
+      mark: { color: none }, // only nulls and the anchor have no colour of their own
+      area: { color: css("--band"), opacity: 0.8 },
     };
   }
 
@@ -99,14 +97,21 @@
     const excess = form.get("of") === "excess";
     const shown = (row) => !excess ? row.value : row.null == null ? null : row.value - row.null;
     const same = all.filter((row) => row.quantity === form.get("quantity"));
-    const numbers = same.map(shown).filter((value) => value != null);
-    const reach = Math.max(...numbers.map(Math.abs), 1e-12);
-    const rows = same.filter((row) => row.arm === atlas.arms[form.get("arm")])
-      .map((row) => ({ ...row, shown: shown(row) })).filter((row) => row.shown != null);
+    const own = same.filter((row) => row.arm === atlas.arms[form.get("arm")]);
+    const numbers = (form.get("scale") === "own" ? own : same)
+      .map(shown).filter((value) => value != null);
+    const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+    const reach = Math.max(Math.abs(low), Math.abs(high), 1e-12);
+    const tone = (value) => excess
+      ? (Math.abs(value) > 0.55 * reach ? "#ffffff" : css("--ink"))
+      : (value - low > 0.55 * (high - low) ? "#101418" : "#ffffff");
+    const rows = own.map((row) => ({ ...row, shown: shown(row) }))
+      .filter((row) => row.shown != null).map((row) => ({ ...row, tone: tone(row.shown) }));
     const spec = structuredClone(atlas.heat);
     spec.layer[0].encoding.color.scale = excess
-      ? { domain: [-reach, 0, reach], range: ["#c8503a", css("--band"), "#2e7fd6"] }
-      : { scheme: "viridis", domain: [Math.min(...numbers), Math.max(...numbers)] };
+      ? { domain: [-reach, 0, reach], range: ["#c8503a", css("--band"), "#2e7fd6"],
+          interpolate: "lab" }
+      : { scheme: "viridis", domain: [low, high] };
     if (!rows.length) {
       element.textContent = "Nothing to show: this quantity has no such reading for this arm.";
       return;
@@ -151,6 +156,9 @@
       ?.addEventListener("change", () => drawMap(atlas, map));
     document.getElementById("curve-controls")
       ?.addEventListener("change", () => drawCurves(atlas, spectra, angles));
+    addEventListener("beforeprint", () => {
+      for (const details of document.querySelectorAll(".claim details, .rule")) details.open = true;
+    });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
     await drawAll();
   } catch (error) {

@@ -12,13 +12,13 @@ from typing import Any
 DIGITS = 5
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[object]]:
     """Turn rows into columns; a missing or non-finite number becomes null."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [_plain(row.get(name)) for row in rows] for name in names}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value
@@ -34,9 +34,10 @@ def pack(content: Mapping[str, Any]) -> str:
     return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode("ascii")
 
 
-def unpack(text: str) -> Any:
+def unpack(text: str) -> object:
     """Read back what `pack` wrote."""
-    return json.loads(gzip.decompress(base64.b64decode(text)))
+    content: object = json.loads(gzip.decompress(base64.b64decode(text)))
+    return content
 
 
 def source_hash(text: str) -> str:

@@ -1,6 +1,7 @@
 """The quantities that the page shows: where they stand in the table, and how to print them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -44,8 +45,12 @@ class Quantity:
         return body if body == MISSING or not self.unit else f"{body}{UNIT_MARKS[self.unit]}"
 
 
-MISSING = "–"
-UNIT_MARKS = {"%": " %", "degrees": "°", "nats": " nats"}
+# Typographic marks by their code, as they are easily taken for ASCII ones.
+MISSING = DASH = "\u2013"
+MINUS = "\u2212"
+TIMES = "\u00d7"
+# A narrow space that does not break keeps a number with its unit.
+UNIT_MARKS = {"%": "\u202f%", "degrees": "°", "nats": "\u202fnats"}
 
 
 def number(value: float | None) -> str:
@@ -57,9 +62,18 @@ def number(value: float | None) -> str:
     size = abs(value)
     if size >= 1e6 or size < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
     digits = max(0, 2 - math.floor(math.log10(size)))
-    return f"{value:,.{digits}f}".replace("-", "−")
+    return f"{value:,.{digits}f}".replace("-", MINUS)
+
+
+def with_range(values: Sequence[float], unit: str = "") -> str:
+    """Print the mean of the seeds, and their range where it can be seen."""
+    if not values:
+        return MISSING
+    text = f"{number(sum(values) / len(values))}{UNIT_MARKS.get(unit, '')}"
+    low, high = number(min(values)), number(max(values))
+    return text if low == high else f"{text} [{low}{DASH}{high}]"
 
 
 _ALL = [

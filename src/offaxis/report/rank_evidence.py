@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from offaxis.report import verdicts
-from offaxis.report.evidence import EARLY, CannotTell, Evidence, label, sample, summary
+from offaxis.report.evidence import EARLY, CannotTell, Evidence, label, said, sample, summary
 from offaxis.report.frames import Series
-from offaxis.report.quantities import QUANTITIES, Quantity
+from offaxis.report.quantities import QUANTITIES, TIMES, Quantity
 from offaxis.report.study import Study
 from offaxis.report.verdicts import Verdict
 
@@ -46,7 +46,7 @@ class LowRank:
             parts.append(f"{label(key)} {numbers} against {STABLE_RANK.text(null)} by chance")
         text = (
             f"Stable rank: {'; '.join(parts)}. "
-            f"Asked: below {LOW_RANK_RATIO:.0%} of the null: {', '.join(answers)}."
+            f"Asked: below {LOW_RANK_RATIO:.0%} of the null: {said(*answers)}."
         )
         return Evidence(self.title, verdicts.all_of(answers), text)
 
@@ -68,7 +68,8 @@ class Flat:
         answer = verdicts.beyond_threshold(sizes, -1, 100 * FLAT_CHANGE)
         text = (
             f"Change of {label(self.arm)}'s stable rank from {EARLY:.0%} of the run to its end: "
-            f"{summary(changes, CHANGE)}. Asked: at most {FLAT_CHANGE:.0%} either way: {answer}."
+            f"{summary(changes, CHANGE)}. "
+            f"Asked: at most {FLAT_CHANGE:.0%} either way: {said(answer)}."
         )
         return Evidence(self.title, answer, text)
 
@@ -92,7 +93,7 @@ class Flatter:
         text = (
             f"Change over the last {1 - EARLY:.0%} of the run: {label(self.arm)} "
             f"{summary(own, CHANGE)}, {label(self.other)} {summary(other, CHANGE)}. "
-            f"Asked: {label(self.other)} changes more, by over 10 points: {answer}."
+            f"Asked: {label(self.other)} changes more, by over 10 points: {said(answer)}."
         )
         return Evidence(self.title, answer, text)
 
@@ -131,15 +132,15 @@ class Inflated:
             else:
                 answers.append(verdicts.beyond_threshold(first, 1, INFLATED_RATIO))
             parts.append(
-                f"{label(key)} × {summary(first, RATIO)} at the first checkpoint, "
-                f"× {summary(last, RATIO)} at the end"
+                f"{label(key)} {TIMES} {summary(first, RATIO)} at the first checkpoint, "
+                f"{TIMES} {summary(last, RATIO)} at the end"
             )
         asked = (
             "the inflation falls as the update grows"
             if self.compare_with_end
-            else f"more than × {INFLATED_RATIO} at the first checkpoint"
+            else f"more than {TIMES} {INFLATED_RATIO} at the first checkpoint"
         )
-        text = f"bf16 files / as stored: {'; '.join(parts)}. Asked: {asked}: {', '.join(answers)}."
+        text = f"bf16 files / as stored: {'; '.join(parts)}. Asked: {asked}: {said(*answers)}."
         return Evidence(self.title, verdicts.all_of(answers), text)
 
 

@@ -118,7 +118,7 @@ def _geometry(study: Study) -> Group:
             "norm",
             "Size of the update",
             "Norm of the delta relative to that of the anchor: how far each arm has travelled. "
-            "Most orders in this chapter follow this one. Null: rounding of the stored files.",
+            "Most orders in this chapter follow this one.",
         ),
         _plain(
             study,
@@ -138,7 +138,7 @@ def _geometry(study: Study) -> Group:
             "right_increment",
             "Similarity of what was and what is still to come",
             "The leading directions of the update so far, against those of the rest of the run. "
-            "The two share no step, so nothing nests; the null is chance.",
+            "The two share no step, so nothing nests.",
         ),
     ]
     shown = tuple(figure for figure in made if figure is not None and figure.rows)
@@ -261,10 +261,13 @@ def map_section(study: Study) -> Maps:
         charts={
             "heat": charts.heat(columns=max(len(layers), 1), rows=max(len(roles), 1)),
             "spectrum": charts.lines(
-                study.arms, x_title="index", y_title="singular value", x_log=True
+                study.arms, y_title="singular value", y_ticks=charts.DECADES, x_log=True
             ),
             "angle": charts.lines(
-                study.arms, x_title="index", y_title="principal angle (degrees)", x_log=False
+                study.arms,
+                y_title="principal angle (degrees)",
+                y_ticks=[*charts.DECADES[:10], 3.0, 10.0, 30.0, 90.0, 0.3, 0.03],
+                x_log=False,
             ),
         },
         arms=tuple(arm.label for arm in study.arms),

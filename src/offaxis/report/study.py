@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from offaxis.report.frames import Floats, Frame, Ints, Series, build_frame, training_curves
+from offaxis.report.frames import (
+    Floats,
+    Frame,
+    Ints,
+    Series,
+    build_frame,
+    linear_only,
+    training_curves,
+)
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.verdicts import Reading
 from offaxis.table import ResultsFolder
@@ -49,7 +57,7 @@ class Study:
     arms: tuple[Arm, ...]
     frame: Frame
     training: Mapping[tuple[str, str], tuple[Ints, Floats]]
-    readings: Any  # the Arrow table, for the maps that need single matrices
+    readings: Any  # the Arrow table of the linear matrices, for maps of single ones
 
     def arm(self, key: str) -> Arm | None:
         """Return an arm by its key, if it was trained."""
@@ -104,7 +112,7 @@ def load_study(folder: ResultsFolder) -> Study:
         _arms(manifest["runs"]),
         build_frame(readings),
         training_curves(folder.read("training")),
-        readings,
+        linear_only(readings),
     )
 
 
@@ -112,7 +120,7 @@ def _arms(runs: list[Mapping[str, Any]]) -> tuple[Arm, ...]:
     """Group runs by arm: the known arms first, in the order of the paper, then the others."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
-        # A run without an arm is an arm of its own, and no arm of the paper by accident of its name.
+        # A run without an arm is an arm of its own, none of the paper's by accident of its name.
         grouped.setdefault(str(run.get("arm") or f"{LONE_RUN}{run['name']}"), []).append(run)
     known = [key for key in KNOWN_ARMS if key in grouped]
     others = [key for key in grouped if key not in KNOWN_ARMS]

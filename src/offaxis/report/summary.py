@@ -10,7 +10,7 @@ from offaxis.report.claims import Judgement
 from offaxis.report.evidence import CannotTell
 from offaxis.report.figures import TableView
 from offaxis.report.frames import LEFT_OUT_ROLES
-from offaxis.report.quantities import MISSING, QUANTITIES, RELATIVE_MARGIN, number
+from offaxis.report.quantities import DASH, MISSING, QUANTITIES, RELATIVE_MARGIN, with_range
 from offaxis.report.study import Arm, Study
 from offaxis.report.verdicts import LEAST_SEEDS, LEVEL, Verdict
 
@@ -29,7 +29,7 @@ class Matched:
 
 def headline(study: Study, judged: Sequence[Judgement]) -> list[str]:
     """Return the sentences at the top of the page."""
-    return [*_sparsity_sentence(study), *_norm_sentence(study), _count_sentence(judged)]
+    return [_count_sentence(judged), *_sparsity_sentence(study), *_norm_sentence(study)]
 
 
 def _sparsity_sentence(study: Study) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _norm_sentence(study: Study) -> Iterator[str]:
     spreads = []
     for samples in (raw, fair):
         means = [verdicts.mean([r.value for r in found]) for found in samples.arms.values()]
-        spreads.append(number(max(means) - min(means)))
+        spreads.append(f"{max(means) - min(means):.2g}")
     names = ", ".join(evidence.label(key) for key in keys)
     yield (
         f"Between {names} from one anchor, sparsity spans {spreads[0]} points at the end of "
@@ -124,7 +124,7 @@ def _learned_row(study: Study, arm: Arm) -> tuple[str, ...]:
         _span([float(step) for step in steps]),
         str(len(arm.runs)),
         _accuracy(study, arm),
-        _spread([curve[1][-1] for curve in _logged(study, arm, "forward_kl_nats")]),
+        with_range([curve[1][-1] for curve in _logged(study, arm, "forward_kl_nats")]),
     )
 
 
@@ -151,27 +151,18 @@ def _accuracy(study: Study, arm: Arm) -> str:
     if not curves:
         return MISSING
     start = verdicts.mean([curve[1][0] for curve in curves])
-    return f"{start:.1%} → {_spread([100 * curve[1][-1] for curve in curves], ' %')}"
-
-
-def _spread(values: Sequence[float], unit: str = "") -> str:
-    if not values:
-        return MISSING
-    text = f"{number(verdicts.mean(values))}{unit}"
-    if len(values) == 1:
-        return text
-    return f"{text} [{number(min(values))}–{number(max(values))}]"
+    return f"{100 * start:.1f} → {with_range([100 * curve[1][-1] for curve in curves], '%')}"
 
 
 def _span(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
-    return f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
+    return f"{low:.0f}" if low == high else f"{low:.0f}{DASH}{high:.0f}"
 
 
 def matched_tables(study: Study) -> list[Matched]:
     """Return the comparisons at matched norm and at matched accuracy."""
     fair = [key for key in ("sft", "opd", "rlvr", "rlvr-random") if study.arm(key)]
-    based = ["sft-base", *fair] if study.arm("sft-base") else []
+    based = [key for key in ("sft-base", "sft", "opd", "rlvr") if study.arm(key)]
     learned = [key for key in ("sft", "opd", "rlvr") if study.arm(key)]
     long = [key for key in ("sft", "opd", "rlvr-long") if study.arm(key)]
     wanted = [

@@ -1,0 +1,99 @@
+"""The page in Chromium: it draws everything, asks the network for nothing, runs no name."""
+
+import shutil
+
+import pytest
+
+from offaxis.report import write_report
+
+CHROMIUM = shutil.which("chromium")
+HOSTILE = "<img src=x onerror=alert(1)></script>\n{layer}.{role}"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page file; return the tab and what it complained of or asked for."""
+    tabs = []
+
+    def open_page(path, scheme="light"):
+        tab = browser.new_page(viewport={"width": 1240, "height": 900}, color_scheme=scheme)
+        tabs.append(tab)
+        seen = []
+        tab.on("console", lambda message: seen.append(message.text))
+        tab.on("pageerror", lambda error: seen.append(str(error)))
+        tab.on("dialog", lambda dialog: (seen.append("dialog"), dialog.dismiss()))
+        tab.on("request", lambda request: seen.append(request.url))
+        tab.goto(path.as_uri())
+        state = "html[data-state=drawn], html[data-state=failed]"
+        tab.wait_for_selector(state, state="attached", timeout=30_000)
+        return tab, seen
+
+    yield open_page
+    for tab in tabs:
+        tab.close()
+
+
+def marks(tab):
+    """Return, per chart on the page, how many marks it has."""
+    return tab.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('.chart')].map((chart) => [
+            chart.dataset.chart ?? chart.dataset.atlas,
+            chart.querySelectorAll('.mark-line path, .mark-symbol path, .mark-rect path').length,
+        ]))"""
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_chart_is_drawn_and_nothing_is_fetched(demo_results, tmp_path, opened, scheme):
+    page = write_report(demo_results, tmp_path / "page.html")
+    tab, seen = opened(page, scheme)
+    assert seen == [page.as_uri()]
+    assert tab.get_attribute("html", "data-state") == "drawn"
+    drawn = marks(tab)
+    assert len(drawn) == 20
+    assert all(count > 0 for count in drawn.values()), drawn
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(251, 250, 248)", "dark": "rgb(18, 22, 29)"}[scheme]
+
+
+def test_selectors_redraw_the_map(demo_results, tmp_path, opened):
+    tab, seen = opened(write_report(demo_results, tmp_path / "page.html"))
+    tab.select_option("#map-controls select[name=quantity]", "stable_rank")
+    tab.select_option("#map-controls select[name=of]", "excess")
+    cell = tab.locator("[data-atlas=heat] svg .mark-text text").first
+    cell.filter(has_text="\u221232.5").wait_for()
+    assert len(seen) == 1
+
+
+def test_hostile_names_are_inert(results, tmp_path, opened, planted_arm):
+    arms = {"opd": planted_arm(0.1, seeds=1, steps=9)}
+    results(
+        tmp_path, arms, tensor=HOSTILE, name="<script>alert(1)</script>{seed}", known_arms=False
+    )
+    page = write_report(tmp_path)
+    tab, seen = opened(page)
+    assert seen == [page.as_uri()]
+    assert tab.get_attribute("html", "data-state") == "drawn"
+    assert tab.locator("img").count() == 0
+    tab.select_option("#curve-controls select", index=1)
+    tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert tab.locator("[data-table=heat] td", has_text="<img src=x").count() > 0
+    assert all(marks(tab).values())
+    assert len(seen) == 1
