@@ -269,7 +269,8 @@ def verdict_of(tmp_path):
     from offaxis.report.study import load_study
 
     def judge(key, planted_arms):
-        study = load_study(write_results(tmp_path / "results", planted_arms))
+        folder = write_results(tmp_path / "results", planted_arms, roles=("q_proj",), count=5)
+        study = load_study(folder)
         return judge_one(study, next(claim for claim in CLAIMS if claim.key == key))
 
     return judge

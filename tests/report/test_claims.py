@@ -39,7 +39,7 @@ def test_a_missing_arm_is_named(verdict_of, arms):
     del arms["rlvr"]
     judged = verdict_of("sparsity", arms)
     assert judged.verdict is Verdict.UNKNOWN
-    assert "needs the arm “RLVR” (rlvr)" in judged.numbers
+    assert "Needs the arm “RLVR” (rlvr)" in judged.numbers
 
 
 def test_masks_on_their_null_do_not_hold(verdict_of, arms):

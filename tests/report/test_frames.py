@@ -68,7 +68,18 @@ def test_the_stored_reading_is_taken_unless_another_is_asked_for():
     hill = QUANTITIES["hill"]
     assert made.series("r", hill).value == pytest.approx([1.0])
     assert made.series("r", hill.with_settings(as_="bf16")).value == pytest.approx([9.0])
-    assert made.series("r", hill.with_settings(k="4")) is None
+    assert made.series("r", hill.with_settings(eta="4")) is None
+
+
+def test_settings_fitted_to_a_matrix_do_not_split_an_average():
+    made = frame(reading(), reading(tensor="b", definition="v1;k=2;as=stored", value=3.0))
+    assert made.series("r", QUANTITIES["hill"]).value == pytest.approx([2.0])
+    assert made.definitions["tail"] == ("v1;k=2;as=stored", "v1;k=3;as=stored")
+
+
+def test_a_matrix_measured_twice_counts_once():
+    made = frame(reading(), reading(definition="v1;k=2;as=stored", value=9.0))
+    assert made.series("r", QUANTITIES["hill"]).value == pytest.approx([1.0])
 
 
 def test_unknown_roles_are_averaged_too():

@@ -83,7 +83,7 @@ def test_a_smoke_study_says_that_it_need_not_have_learned(results, tmp_path, pla
 def test_the_headline_is_computed(demo_results, tmp_path):
     text = write_report(demo_results, tmp_path / "page.html").read_text("utf-8")
     headline = re.search(r'class="headline">([^<]*)<', text).group(1)
-    assert "Of 12 claims" in headline
+    assert "Of 12 claims about such updates, checked here: " in headline
     sparsity = 100 / (1 + 600 * 0.017)
     assert f"OPD {sparsity:.2f}" in headline
 

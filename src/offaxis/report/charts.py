@@ -11,12 +11,14 @@ Row = dict[str, Any]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 TOTAL_WIDTH = 1030
+HALF_WIDTH = 490
+FEW_ARMS = 2  # so few panels fit into half the page
 AXIS_WIDTH = 62
 GAP = 12
 
 # A null that lies further than this factor beyond the readings would squeeze them: it is clipped.
 NULL_REACH = 30.0
-DECADES = [10.0**power for power in range(-9, 6)]
+STEP_TICKS = [digit * 10**power for power in range(7) for digit in (1, 3)]
 
 
 def panels(
@@ -29,14 +31,15 @@ def panels(
     height: int = 132,
 ) -> Spec:
     """Draw small multiples: a column per arm, a row per variant, each with its null behind it."""
-    room = TOTAL_WIDTH - AXIS_WIDTH - (24 if len(rows) > 1 else 0)
-    width = max(110, min(300, room // len(arms) - GAP))
+    total = TOTAL_WIDTH if len(arms) > FEW_ARMS else HALF_WIDTH
+    room = total - AXIS_WIDTH - (24 if len(rows) > 1 else 0)
+    width = max(110, room // len(arms) - GAP)
     x = {
         "field": "step",
         "type": "quantitative",
         "title": "step",
         "scale": {"type": "log", "nice": False, "padding": 4},
-        "axis": {"values": [10**power for power in range(8)], "grid": False},
+        "axis": {"values": STEP_TICKS, "tickCount": len(STEP_TICKS), "grid": False},
     }
     # Narrow panels: the figure's title names the quantity, the axis its unit.
     y = _axis("value", y_title or None, data, log=y_log)
@@ -63,7 +66,7 @@ def panels(
                 "x": x,
                 "y": y,
                 "detail": {"field": "run", "type": "nominal"},
-                "color": _colour(arms, legend=False),
+                "color": colour(arms, legend=False),
                 "tooltip": tips,
             },
         },
@@ -116,7 +119,7 @@ def overlay(
         "x": across,
         "y": up,
         "detail": {"field": "run", "type": "nominal"},
-        "color": _colour(arms, legend=True),
+        "color": colour(arms, legend=True),
     }
     tips = [
         {"field": "arm", "title": "arm"},
@@ -151,108 +154,6 @@ def overlay(
     return {"$schema": SCHEMA, "width": width, "height": 240, "layer": [nulls, seeds]}
 
 
-def heat(*, columns: int, rows: int) -> Spec:
-    """Draw one number per matrix: layers across, roles down. The page fills in scale and data."""
-    return {
-        "$schema": SCHEMA,
-        "width": min(900, max(240, columns * 84 if columns <= 10 else columns * 22)),
-        "height": max(90, rows * 30),
-        "encoding": {
-            "x": {
-                "field": "layer",
-                "type": "ordinal",
-                "title": "layer",
-                "axis": {"labelAngle": 0, "orient": "top"},
-            },
-            "y": {"field": "role", "type": "nominal", "title": None, "sort": None},
-        },
-        "layer": [
-            {
-                "mark": {"type": "rect"},
-                "encoding": {
-                    "color": {
-                        "field": "shown",
-                        "type": "quantitative",
-                        "title": None,
-                        "scale": {"scheme": "viridis"},
-                        "legend": {"gradientLength": 160, "format": ".3~g"},
-                    },
-                    "tooltip": [
-                        {"field": "tensor", "title": "matrix"},
-                        {"field": "value", "title": "value", "format": ".3~g"},
-                        {"field": "null", "title": "null", "format": ".3~g"},
-                    ],
-                },
-            },
-            *([_cell_text()] if columns <= 10 else []),
-        ],
-        "resolve": {"scale": {"color": "independent"}},
-    }
-
-
-def _cell_text() -> Spec:
-    """Print the number in its cell, in an ink that the page chooses against the colour."""
-    return {
-        "mark": {"type": "text", "fontSize": 11},
-        "encoding": {
-            "text": {"field": "shown", "type": "quantitative", "format": ".3~g"},
-            "color": {"field": "tone", "type": "nominal", "scale": None},
-        },
-    }
-
-
-def lines(
-    arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 440
-) -> Spec:
-    """Draw curves over a rank index, with horizontal dashed lines where the data has a null."""
-    colour = _colour(arms, legend=True)
-    y = {
-        "field": "value",
-        "type": "quantitative",
-        "title": y_title,
-        "scale": {"type": "log", "nice": False, "padding": 6},
-        "axis": {"values": y_ticks},
-    }
-    x = {
-        "field": "index",
-        "type": "quantitative",
-        "title": "index",
-        "scale": {"type": "log", "nice": False} if x_log else {"zero": False, "nice": False},
-        "axis": {"grid": False, **({"values": [1, 3, 10, 30, 100, 300, 1000]} if x_log else {})},
-    }
-    return {
-        "$schema": SCHEMA,
-        "width": width,
-        "height": 250,
-        "layer": [
-            {
-                "transform": [{"filter": "datum.kind === 'edge'"}],
-                "mark": {"type": "rule", "strokeDash": [4, 3], "opacity": 0.8},
-                "encoding": {"y": y, "color": colour},
-            },
-            {
-                "transform": [{"filter": "datum.kind === 'anchor'"}],
-                "mark": {"type": "line", "strokeWidth": 1.5},
-                "encoding": {"x": x, "y": y},
-            },
-            {
-                "transform": [{"filter": "datum.kind === 'curve'"}],
-                "mark": {"type": "line", "strokeWidth": 1.8, "opacity": 0.9},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": colour,
-                    "tooltip": [
-                        {"field": "arm", "title": "arm"},
-                        {"field": "index", "title": "index"},
-                        {"field": "value", "title": y_title, "format": ".3~g"},
-                    ],
-                },
-            },
-        ],
-    }
-
-
 def _axis(field: str, title: str | None, data: Sequence[Row], *, log: bool) -> Spec:
     """Return an encoding; on a logarithmic axis with round ticks and no room wasted."""
     encoding: Spec = {"field": field, "type": "quantitative", "title": title, "axis": {}}
@@ -267,7 +168,7 @@ def _axis(field: str, title: str | None, data: Sequence[Row], *, log: bool) -> S
         if low / NULL_REACH <= beside <= high * NULL_REACH:
             low, high = min(low, beside), max(high, beside)
     low, high = low / 1.15, high * 1.15
-    encoding["axis"] = {"values": log_ticks(low, high)}
+    encoding["axis"] = {"values": log_ticks(low, high), "tickCount": 12}
     return {**encoding, "scale": {"type": "log", "domain": [low, high], "nice": False}}
 
 
@@ -283,7 +184,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     return inside
 
 
-def _colour(arms: Sequence[Arm], *, legend: bool) -> Spec:
+def colour(arms: Sequence[Arm], *, legend: bool) -> Spec:
+    """Return the encoding that gives every arm its colour throughout the page."""
     return {
         "field": "arm",
         "type": "nominal",

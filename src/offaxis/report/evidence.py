@@ -42,6 +42,12 @@ class Samples(NamedTuple):
 class CannotTell(Exception):  # noqa: N818 -- an answer, not an error
     """The table lacks what a test needs; the message says what."""
 
+    @property
+    def sentence(self) -> str:
+        """The message as a sentence."""
+        text = str(self)
+        return f"{text[0].upper()}{text[1:]}."
+
 
 def label(key: str) -> str:
     """Return the name of an arm, present or not."""
@@ -172,7 +178,7 @@ class Ordering:
             samples = sample(study, keys, quantity, self.at)
             shown = {key: self._column(readings) for key, readings in samples.arms.items()}
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         answers, parts = [], []
         for low, high in self.pairs:
             values = ([r.value for r in samples.arms[key]] for key in (low, high))
@@ -218,7 +224,7 @@ class MostDiffer:
                 parts.append(f"{quantity.label.lower()} {pair}: {word}")
                 place = samples.place
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason), self.decides)
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence, self.decides)
         names = " and ".join(label(arm) for arm in self.arms)
         text = f"{names}, {place}: {'; '.join(parts)}."
         return Evidence(self.title, verdicts.most_of(answers), text, self.decides)

@@ -57,7 +57,14 @@ def trajectory(study: Study, key: str, title: str, caption: str, variants: Varia
         caption = " ".join([caption, *_off_chart(quantity, rows)])
     null_names = study.frame.null_names.get(quantity.quantity, ())
     return Figure(
-        key, title, caption, spec, rows, table_view(study, variants), nulls=tuple(null_names)
+        key,
+        title,
+        caption,
+        spec,
+        rows,
+        table_view(study, variants),
+        half=len(shown) <= charts.FEW_ARMS,
+        nulls=tuple(null_names),
     )
 
 
@@ -71,7 +78,7 @@ def _off_chart(quantity: Quantity, rows: Sequence[Row]) -> list[str]:
     above = min(nulls) > max(values) * charts.NULL_REACH
     if not (below or above):
         return []
-    ends = f"{quantity.text(min(nulls))} to {quantity.text(max(nulls))}"
+    ends = " to ".join(dict.fromkeys(quantity.text(end) for end in (min(nulls), max(nulls))))
     return [f"The null lies far {'below' if below else 'above'} the chart, at {ends}."]
 
 

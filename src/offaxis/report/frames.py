@@ -21,6 +21,10 @@ LEFT_OUT_ROLES = ("embed_tokens", "lm_head")
 # The "overall" sparsity of the paper weights matrices by their number of parameters.
 WEIGHTED_DIAGNOSTICS = ("sparsity",)
 
+# Settings that follow the shape of a matrix or the end of a run: readings that differ in these
+# only are readings of one quantity, and are averaged together.
+FITTED_SETTINGS = ("k", "rank", "final")
+
 
 @dataclass(frozen=True)
 class Series:
@@ -60,6 +64,7 @@ class Frame:
     null_names: Mapping[str, tuple[str, ...]]
     num_matrices: int
     flags: Mapping[str, int]
+    definitions: Mapping[str, tuple[str, ...]]
 
     def series(self, run: str, quantity: Quantity) -> Series | None:
         """Return the curve of a quantity, as stored unless its settings say otherwise."""
@@ -103,9 +108,8 @@ def build_frame(readings: pa.Table) -> Frame:
     The mean is unweighted, but for sparsity, which is weighted by the number of parameters. The
     standard deviation of an averaged null is that of independent matrices.
     """
-    linear = linear_only(readings)
-    keys = ["run", "step", "diagnostic", "quantity", "definition"]
-    groups, codes = _groups(linear, keys)
+    linear = _one_reading_each(with_variant(linear_only(readings)))
+    groups, codes = _groups(linear, ["run", "step", "diagnostic", "quantity", "variant"])
     size = len(groups)
     weight = np.ones(linear.num_rows)
     entries = _numbers(linear, "rows") * _numbers(linear, "cols")
@@ -126,7 +130,35 @@ def build_frame(readings: pa.Table) -> Frame:
         _null_names(linear),
         len(tensors),
         _flags(linear),
+        _definitions(linear),
     )
+
+
+def with_variant(table: pa.Table) -> pa.Table:
+    """Add the column `variant`: the definition without the settings that fit it to a matrix."""
+    encoded = table["definition"].combine_chunks().dictionary_encode()
+    names = [_variant(text) for text in encoded.dictionary.to_pylist()]
+    return table.append_column("variant", pa.array(names, pa.string()).take(encoded.indices))
+
+
+def _variant(text: str) -> str:
+    return ";".join(part for part in text.split(";") if part.split("=")[0] not in FITTED_SETTINGS)
+
+
+def _one_reading_each(table: pa.Table) -> pa.Table:
+    """Keep one reading where a matrix was measured twice under definitions fitted differently."""
+    keys = ["run", "step", "tensor", "view", "diagnostic", "quantity", "variant"]
+    _, first = np.unique(_codes(table, keys), return_index=True)
+    return table if len(first) == table.num_rows else table.take(pa.array(np.sort(first)))
+
+
+def _definitions(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Return, per diagnostic, every definition under which it was measured."""
+    pairs, _ = _groups(table, ["diagnostic", "definition"])
+    found: dict[str, tuple[str, ...]] = {}
+    for diagnostic, text in sorted(pairs):
+        found[diagnostic] = (*found.get(diagnostic, ()), text)
+    return found
 
 
 def _series(rows: list[tuple[Any, ...]]) -> Series:
@@ -136,13 +168,19 @@ def _series(rows: list[tuple[Any, ...]]) -> Series:
     )
 
 
-def _groups(table: pa.Table, keys: list[str]) -> tuple[list[tuple[Any, ...]], Ints]:
-    """Number the distinct key tuples of a table; return them and each row's number."""
+def _codes(table: pa.Table, keys: list[str]) -> Ints:
+    """Number the key tuple of each row; equal tuples, equal numbers."""
     code = np.zeros(table.num_rows, np.int64)
     for key in keys:
         column = table[key].combine_chunks().dictionary_encode()
         indices = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
         code = code * (len(column.dictionary) + 1) + indices
+    return code
+
+
+def _groups(table: pa.Table, keys: list[str]) -> tuple[list[tuple[Any, ...]], Ints]:
+    """Return the distinct key tuples of a table, and each row's place among them."""
+    code = _codes(table, keys)
     _, first, codes = np.unique(code, return_index=True, return_inverse=True)
     picked = table.select(keys).take(pa.array(first))
     return list(zip(*(picked[key].to_pylist() for key in keys), strict=True)), codes
@@ -189,7 +227,7 @@ def _flags(table: pa.Table) -> dict[str, int]:
     counts: dict[str, int] = {}
     rows = table.group_by("flags", use_threads=False).aggregate([([], "count_all")])
     for text, count in zip(rows["flags"].to_pylist(), rows["count_all"].to_pylist(), strict=True):
-        for flag in (text or "").split(";"):
+        for flag in (text or "").replace(",", ";").split(";"):
             if flag.strip():
                 counts[flag.strip()] = counts.get(flag.strip(), 0) + count
     return dict(sorted(counts.items()))

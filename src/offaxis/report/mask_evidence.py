@@ -27,7 +27,7 @@ class AgainstNull:
         try:
             samples = sample(study, self.arms, quantity, "end")
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         answers, parts = [], []
         for key, readings in samples.arms.items():
             # A null in closed form has no spread; one without a mean cannot be compared with.
@@ -66,7 +66,7 @@ class AgainstChance:
                 raise CannotTell("needs one alpha of the masks in the table")
             samples = sample(study, self.arms, quantity, "end")
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         chance = quantity.factor * float(measured[0])
         answers, parts = [], []
         for key, readings in samples.arms.items():

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from offaxis.files import write_text
-from offaxis.report import atlas, claims, payload, sections, summary
+from offaxis.report import atlas, claims, payload, provenance, sections, summary
 from offaxis.report.study import Study, load_study
 from offaxis.table import ResultsFolder
 
@@ -63,7 +63,7 @@ def render(folder: ResultsFolder) -> str:
         groups=groups,
         maps=maps,
         matched=summary.matched_tables(study),
-        provenance=summary.provenance(study),
+        provenance=provenance.provenance(study),
         title=_title(study),
         null_sentence=sections.null_sentence,
     )

@@ -35,7 +35,7 @@ class LowRank:
         try:
             samples = sample(study, self.arms, STABLE_RANK, "end")
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         answers, parts = [], []
         for key, readings in samples.arms.items():
             usable = [r for r in readings if np.isfinite(r.null_mean) and r.null_mean > 0]
@@ -63,7 +63,7 @@ class Flat:
         try:
             changes = late_changes(study, self.arm)
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         sizes = [abs(change) for change in changes]
         answer = verdicts.beyond_threshold(sizes, -1, 100 * FLAT_CHANGE)
         text = (
@@ -87,7 +87,7 @@ class Flatter:
         try:
             own, other = late_changes(study, self.arm), late_changes(study, self.other)
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         sizes = [[abs(change) for change in changes] for changes in (other, own)]
         answer = verdicts.greater(sizes[0], sizes[1], 10.0)
         text = (
@@ -122,7 +122,7 @@ class Inflated:
         try:
             pairs = {key: _inflations(study, key) for key in self.arms}
         except CannotTell as reason:
-            return Evidence(self.title, Verdict.UNKNOWN, str(reason))
+            return Evidence(self.title, Verdict.UNKNOWN, reason.sentence)
         answers, parts = [], []
         for key, ratios in pairs.items():
             first, last = [pair[0] for pair in ratios], [pair[1] for pair in ratios]

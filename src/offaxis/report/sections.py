@@ -5,21 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from offaxis.report import atlas, charts, figures
+from offaxis.report import atlas, figures, matrix_charts
 from offaxis.report.figures import Figure, Variants
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.study import Study
-
-NULL_WORDS = {
-    "gate_half_ulp": "an unstructured update of the same norm, through bf16 rounding (half an ulp)",
-    "gate_cell_average": "an unstructured update of the same norm, through bf16 rounding "
-    "(averaged over the rounding cell, as the anchor is not on the bf16 grid)",
-    "sign_flip": "the same delta with random signs",
-    "permutation": "the same delta with its entries shuffled inside the matrix",
-    "storage_rounding": "rounding of the stored files alone",
-    "random_walk": "a random walk of the same step sizes, which nests in its end as any path does",
-    "chance": "a random subspace or mask of the same size",
-}
+from offaxis.report.words import NULL_WORDS
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,8 @@ def _learning(study: Study) -> Group:
             "forward_kl",
             "Forward KL from the start",
             "How far the outputs moved: KL(anchor ‖ model) on the anchor's own fixed samples. "
-            "Forgetting follows this more closely than any reading of the weights.",
+            "In published work forgetting followed this, not readings of the weights "
+            "(arXiv:2509.04259).",
             "forward_kl_nats",
         ),
     ]
@@ -136,9 +127,9 @@ def _geometry(study: Study) -> Group:
         _by_k(
             study,
             "right_increment",
-            "Similarity of what was and what is still to come",
-            "The leading directions of the update so far, against those of the rest of the run. "
-            "The two share no step, so nothing nests.",
+            "Similarity of the update so far and its next increment",
+            "The leading directions of the update so far, against those of the step that follows. "
+            "The two share nothing by construction, unlike an update and its own end.",
         ),
     ]
     shown = tuple(figure for figure in made if figure is not None and figure.rows)
@@ -154,7 +145,7 @@ def _geometry(study: Study) -> Group:
 
 def _matched(study: Study) -> Group:
     wanted = [
-        ("sparsity", "Sparsity at equal norm", "the dashed null is a function of size alone"),
+        ("sparsity", "Sparsity at equal norm", "the dashed null knows the size only"),
         ("right_mean", "Mean angle at equal norm", "right side"),
         ("stable_rank", "Stable rank at equal norm", "as stored"),
         ("shift", "Spectral shift at equal norm", "relative change of the singular values"),
@@ -259,14 +250,14 @@ def map_section(study: Study) -> Maps:
     roles = {row["role"] or row["tensor"] for row in atlas.places(study)}
     return Maps(
         charts={
-            "heat": charts.heat(columns=max(len(layers), 1), rows=max(len(roles), 1)),
-            "spectrum": charts.lines(
-                study.arms, y_title="singular value", y_ticks=charts.DECADES, x_log=True
+            "heat": matrix_charts.heat(columns=max(len(layers), 1), rows=max(len(roles), 1)),
+            "spectrum": matrix_charts.lines(
+                study.arms, y_title="singular value", y_ticks=matrix_charts.DECADES, x_log=True
             ),
-            "angle": charts.lines(
+            "angle": matrix_charts.lines(
                 study.arms,
                 y_title="principal angle (degrees)",
-                y_ticks=[*charts.DECADES[:10], 3.0, 10.0, 30.0, 90.0, 0.3, 0.03],
+                y_ticks=[*matrix_charts.DECADES[:10], 3.0, 10.0, 30.0, 90.0, 0.3, 0.03],
                 x_log=False,
             ),
         },

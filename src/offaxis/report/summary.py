@@ -9,7 +9,6 @@ from offaxis.report import evidence, verdicts
 from offaxis.report.claims import Judgement
 from offaxis.report.evidence import CannotTell
 from offaxis.report.figures import TableView
-from offaxis.report.frames import LEFT_OUT_ROLES
 from offaxis.report.quantities import DASH, MISSING, QUANTITIES, RELATIVE_MARGIN, with_range
 from offaxis.report.study import Arm, Study
 from offaxis.report.verdicts import LEAST_SEEDS, LEVEL, Verdict
@@ -74,10 +73,13 @@ def _norm_sentence(study: Study) -> Iterator[str]:
 
 def _count_sentence(judged: Sequence[Judgement]) -> str:
     counts = Counter(item.verdict for item in judged)
-    return (
-        f"Of {len(judged)} claims of the paper and controls on them, {counts[Verdict.HOLDS]} hold "
-        f"here, {counts[Verdict.FAILS]} do not, and {counts[Verdict.UNKNOWN]} cannot be told."
-    )
+    words = {
+        Verdict.HOLDS: ("holds", "hold"),
+        Verdict.FAILS: ("does not", "do not"),
+        Verdict.UNKNOWN: ("cannot be told", "cannot be told"),
+    }
+    parts = [f"{counts[v]} {words[v][counts[v] > 1]}" for v in Verdict if counts[v]]
+    return f"Of {len(judged)} claims about such updates, checked here: {', '.join(parts)}."
 
 
 def notes(study: Study) -> list[str]:
@@ -221,46 +223,3 @@ def rule() -> str:
         "it holds as published and under every control listed with it. The thresholds are fixed "
         "beforehand, and no correction is made for the number of claims."
     )
-
-
-def provenance(study: Study) -> dict[str, Any]:
-    """Return definitions, coverage, versions and hashes, as printable rows."""
-    manifest = study.manifest
-    coverage = manifest.get("coverage") or {}
-    return {
-        "definitions": [
-            (name, _settings(held), str(held.get("source") or MISSING))
-            for name, held in sorted((manifest.get("definitions") or {}).items())
-        ],
-        "measured": coverage.get("measured"),
-        "skipped": [
-            (str(item.get("tensor")), str(item.get("reason")))
-            for item in coverage.get("skipped") or []
-        ],
-        "averaged": study.frame.num_matrices,
-        "left_out": ", ".join(LEFT_OUT_ROLES),
-        "flags": list(study.frame.flags.items()),
-        "versions": sorted((str(k), str(v)) for k, v in (manifest.get("versions") or {}).items()),
-        "anchors": [
-            (str(anchor.get("id")), str(anchor.get("sha256") or MISSING))
-            for anchor in manifest.get("anchors") or []
-        ],
-        "command": " ".join(map(str, manifest.get("command") or [])),
-        "offaxis": str(manifest.get("offaxis") or MISSING),
-        "precision": sorted({_precision(run) for arm in study.arms for run in arm.runs}),
-    }
-
-
-def _settings(held: Mapping[str, Any]) -> str:
-    settings = held.get("settings") or {}
-    return ", ".join(
-        [
-            f"version {held.get('version', MISSING)}",
-            *(f"{key} = {value}" for key, value in settings.items()),
-        ]
-    )
-
-
-def _precision(run: Mapping[str, Any]) -> str:
-    held = run.get("precision") or {}
-    return ", ".join(f"{key}: {value}" for key, value in sorted(held.items())) or "not recorded"

@@ -1,0 +1,46 @@
+"""What nulls, flags and diagnostics mean, in plain words."""
+
+NULL_WORDS = {
+    "gate_half_ulp": "an unstructured update of the same norm, through bf16 rounding (half an ulp)",
+    "gate_cell_average": "an unstructured update of the same norm, through bf16 rounding "
+    "(averaged over the rounding cell, as the anchor is not on the bf16 grid)",
+    "sign_flip": "the same delta with random signs",
+    "permutation": "the same delta with its entries shuffled inside the matrix",
+    "storage_rounding": "rounding of the stored files alone",
+    "random_walk": "a random walk with steps of the same sizes",
+    "chance": "a random subspace or mask of the same size",
+}
+
+FLAG_WORDS = {
+    "boundary": "the largest angle may be a swap at the boundary of the subspace",
+    "final_checkpoint": "compared with itself",
+    "first_checkpoint": "has no increment before it",
+    "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
+    "tied_gap": "the k-th and the next singular value are equal",
+    "zero_anchor": "the anchor is zero",
+    "zero_update": "nothing moved",
+}
+
+DEFINITION_WORDS = {
+    "sparsity": "Share of entries whose bf16 values before and after (a, b) agree: "
+    "|b - a| ≤ eta · max(|a|, |b|). For bf16 values this is equality.",
+    "rotation": "Principal angles between the leading k singular subspaces of the anchor and of "
+    "the checkpoint, on the output (left) and input (right) side.",
+    "spectral_shift": "Distance of the two lists of singular values over the length of the "
+    "anchor's. Never above the relative norm.",
+    "masks": "Of the entries that changed in bf16, the share inside a mask: the alpha largest of "
+    "the anchor's best approximation of the given rank (principal), or the alpha smallest of the "
+    "anchor (low magnitude).",
+    "norm": "Frobenius norm of the delta, the same over the anchor's, and its largest singular "
+    "value.",
+    "rank": "Stable rank ‖dW‖²_F / ‖dW‖²₂; effective rank, the exponential of the entropy of the "
+    "singular values; spikes above the noise edge; share of energy in the first 16 directions.",
+    "tail": "Hill exponent of the k largest singular values of the delta; smaller is heavier.",
+    "similarity": "Share that the leading K directions of the update so far have in common with "
+    "those at the end (to_final) or with those of the next increment (increment), in [0, 1].",
+}
+
+
+def explained(words: dict[str, str], name: str) -> str:
+    """Return a name with its explanation, or alone where there is none."""
+    return f"{name} ({words[name]})" if name in words else name
