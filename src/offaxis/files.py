@@ -30,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _explained(path: Path, error: OSError) -> ResultsError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     return ResultsError(
         str(path),
         expected="a folder that can be written, with room for the file",

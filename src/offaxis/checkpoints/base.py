@@ -1,7 +1,7 @@
 """What every checkpoint format offers: names, shapes, dtypes, and one tensor or slice at a time."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ class TensorInfo(NamedTuple):
     dtype: str
 
 
+@runtime_checkable
 class CheckpointReader(Protocol):
     """Reads one checkpoint. A new format is one new file with this interface."""
 

@@ -71,8 +71,8 @@ def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading
     for index, stage in enumerate(stages):
         missing = "zero_update" if index else "first_checkpoint"
         rows.append(
-            _pair(stage.cumulative, final, K, "to_final", "zero_update", _note(stage, final))
-            | _pair(before, stage.increment, K, "increment", missing)
+            _pair(stage.cumulative, final, K, "to_final", missing="zero_update", flags=_note(stage, final))
+            | _pair(before, stage.increment, K, "increment", missing=missing)
         )
         before = stage.cumulative
     return rows
@@ -88,6 +88,7 @@ def _pair(
     b: TopFactors | None,
     K: int,
     name: str,
+    *,
     missing: str,
     flags: tuple[str, ...] = (),
 ) -> dict[str, Reading]:

@@ -23,7 +23,7 @@ def top_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor,
     rank = min(max(math.ceil(wanted), 1), score.numel())
     threshold = score.flatten().kthvalue(score.numel() - rank + 1).values
     above, tied = score > threshold, score == threshold
-    share = (wanted - above.sum()) / tied.sum()
+    share = (wanted - int(above.sum())) / int(tied.sum())
     return above.double() + share * tied.double()
 
 

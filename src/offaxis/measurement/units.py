@@ -124,7 +124,14 @@ def save(
     content = {"provenance": asdict(provenance), "readings": readings, "nulls": nulls}
     metadata = {"format": FORMAT, "unit": json.dumps(content, allow_nan=False)}
     held = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(held, temporary, metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(held, temporary, metadata)
+        except SafetensorError as error:  # the library's own name for a failed write
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def load(path: Path) -> Unit | None:

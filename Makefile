@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up .venv when it is missing or stale.
+
+PYTHON ?= python3
+PRESET ?= default
+OUT ?= demo
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench trials setup clean
+
+demo: $(READY)
+	$(BIN)/offaxis demo $(OUT) --preset $(PRESET)
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not trials"
+
+trials: $(READY)
+	OMP_NUM_THREADS=1 OFFAXIS_TRIALS=1 $(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "offaxis needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..."; exit 2; }
+	@echo "setting up .venv (once; installs PyTorch and Transformers, one to three minutes) ..."
+	@begin=$$(date +%s); \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[train,dev]' && \
+	touch $(READY) && \
+	echo "set-up done in $$(( $$(date +%s) - begin )) s, not counted in what follows"
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,232 @@
+"""Every diagnostic against a naive evaluation of its definition with float64 LAPACK."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offaxis.catalog import collect
+from offaxis.diagnostics.base import Diagnostic, Matrix, Reading, WeightUpdate
+
+
+def diagnostics() -> dict[str, Diagnostic]:
+    return collect("offaxis.diagnostics", Diagnostic)
+
+
+SHAPES = [(48, 80), (80, 48), (64, 64), (16, 16), (3, 9), (1, 6), (6, 1), (1, 1)]
+
+
+def update_of(W0: torch.Tensor, W1: torch.Tensor, edge: float = math.inf) -> WeightUpdate:
+    W0, W1 = W0.double(), W1.double()
+    return WeightUpdate(Matrix(W0), Matrix(W1), Matrix(W1 - W0), noise_edge=edge)
+
+
+def planted(shape: tuple[int, int], size: float = 0.02, seed: int = 0) -> WeightUpdate:
+    g = torch.Generator().manual_seed(seed)
+    W0 = 0.05 * torch.randn(shape, generator=g)
+    D = torch.randn(shape, generator=g)
+    return update_of(W0, W0 + size * D * W0.norm() / D.norm())
+
+
+def read(update: WeightUpdate, name: str, **overrides: object) -> dict[str, Reading]:
+    item = diagnostics()[name]
+    return dict(item.function(update, **item.resolve(update.anchor.p, overrides)))
+
+
+def values(update: WeightUpdate, name: str, **overrides: object) -> dict[str, float | None]:
+    return {q: reading.value for q, reading in read(update, name, **overrides).items()}
+
+
+def numpy_of(update: WeightUpdate) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return update.anchor.W.numpy(), update.current.W.numpy(), update.delta.W.numpy()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norms_and_ranks(shape: tuple[int, int]) -> None:
+    update = planted(shape)
+    W0, _, D = numpy_of(update)
+    s = np.linalg.svd(D)[1]
+    norms = values(update, "norm")
+    assert norms["frobenius_norm"] == pytest.approx(np.sqrt((D**2).sum()), rel=1e-9)
+    assert norms["relative_norm"] == pytest.approx(np.sqrt((D**2).sum() / (W0**2).sum()), rel=1e-9)
+    assert norms["spectral_norm"] == pytest.approx(s[0], rel=1e-9)
+    ranks = values(update, "rank")
+    share = s / s.sum()
+    assert ranks["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-9)
+    assert ranks["effective_rank"] == pytest.approx(
+        np.exp(-(share * np.log(share)).sum()), rel=1e-9
+    )
+    assert ranks["top16_energy"] == pytest.approx((s[:16] ** 2).sum() / (s**2).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1e-7, 1e-3, 0.3])
+def test_spectral_shift(shape: tuple[int, int], size: float) -> None:
+    update = planted(shape, size)
+    W0, W1, _ = numpy_of(update)
+    s0, s1 = (scipy.linalg.svd(W, compute_uv=False, lapack_driver="gesvd") for W in (W0, W1))
+    wanted = np.linalg.norm(s1 - s0) / np.linalg.norm(s0)
+    found = read(update, "spectral_shift")["spectral_shift"]
+    assert abs(found.value - wanted) <= 1e-12
+    assert found.error_bound <= 1e-12
+    assert found.value <= update.delta.norm / update.anchor.norm + 1e-12  # Mirsky
+
+
+@pytest.mark.parametrize("shape", [(48, 80), (80, 48), (64, 64), (16, 16)])
+def test_rotation(shape: tuple[int, int]) -> None:
+    update = planted(shape, 0.2)
+    W0, W1, D = numpy_of(update)
+    k = max(1, min(shape) // 8)
+    (U0, s0, V0), (U1, _, V1) = np.linalg.svd(W0), np.linalg.svd(W1)
+    found = values(update, "rotation")
+    for side, old, new in (("left", U0[:, :k], U1[:, :k]), ("right", V0[:k].T, V1[:k].T)):
+        wanted = scipy.linalg.subspace_angles(old, new)
+        assert found[f"{side}_max"] == pytest.approx(wanted.max(), abs=1e-7)
+        assert found[f"{side}_mean"] == pytest.approx(wanted.mean(), abs=1e-7)
+    assert found["gap"] == pytest.approx((s0[k - 1] - s0[k]) / s0[k - 1], rel=1e-9)
+    assert found["gap_ratio"] == pytest.approx(np.linalg.norm(D, 2) / (s0[k - 1] - s0[k]), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2])
+def test_sparsity_and_masks(shape: tuple[int, int], size: float) -> None:
+    update = planted(shape, size)
+    W0, W1 = update.anchor.W, update.current.W
+    a, b = (W.float().bfloat16().float().numpy() for W in (W0, W1))
+    changed = np.abs(b - a) > 1e-3 * np.maximum(np.abs(a), np.abs(b))
+    found = values(update, "sparsity")
+    assert found["sparsity"] == 1 - changed.mean()
+    assert found["density"] == changed.mean()
+    overlaps = values(update, "masks")
+    if not changed.any():
+        assert set(overlaps.values()) == {None}
+        return
+    rank, n = max(1, min(shape) // 8), W0.numel()
+    U, s, Vh = np.linalg.svd(W0.numpy(), full_matrices=False)
+    principal = np.abs(U[:, :rank] * s[:rank] @ Vh[:rank])
+    for quantity, score in (
+        ("principal_overlap", principal),
+        ("low_magnitude_overlap", -np.abs(W0.numpy())),
+    ):
+        order = np.argsort(-score, axis=None)
+        wanted, inside = 0.3 * n, 0.0
+        for position, entry in enumerate(order):
+            share = min(max(wanted - position, 0.0), 1.0)
+            inside += share * changed.flat[entry]
+        assert overlaps[quantity] == pytest.approx(inside / changed.sum(), rel=1e-9)
+
+
+def test_hill() -> None:
+    update = planted((64, 64), 0.1)
+    s = np.linalg.svd(numpy_of(update)[2])[1][:10]
+    wanted = 1 / np.mean(np.log(s[:9] / s[9]))
+    assert values(update, "tail")["hill"] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_zero_update_reads_what_is_documented(shape: tuple[int, int]) -> None:
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = {
+        q: reading for name in diagnostics() for q, reading in read(update_of(W, W), name).items()
+    }
+    undefined = {"principal_overlap", "low_magnitude_overlap", "hill"}
+    for quantity, reading in found.items():
+        if quantity == "gap":
+            assert reading.value is not None
+        elif quantity in undefined:
+            assert reading.value is None
+            assert reading.flags
+        elif quantity == "gap_ratio" and reading.value is None:
+            assert "tied_gap" in reading.flags
+        else:
+            assert reading.value == (1 if quantity == "sparsity" else 0), quantity
+            assert "zero_update" in reading.flags
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(["zero anchor", "rank one", "ties", "subnormal", "huge", "ordinary"]),
+    st.integers(0, 1000),
+)
+def test_nothing_is_ever_nan(shape: tuple[int, int], kind: str, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=g, dtype=torch.float64)
+    W0 = {
+        "zero anchor": torch.zeros(shape, dtype=torch.float64),
+        "rank one": torch.ones(shape, dtype=torch.float64),
+        "ties": torch.eye(*shape, dtype=torch.float64),
+        "subnormal": noise * 1e-41,
+        "huge": noise.clamp(-1, 1) * 3e38,
+        "ordinary": noise,
+    }[kind]
+    W1 = W0 + 1e-3 * W0.abs().max().clamp(min=1e-42) * torch.randn(
+        shape, generator=g, dtype=torch.float64
+    )
+    for name in diagnostics():
+        for quantity, reading in read(update_of(W0, W1), name).items():
+            assert reading.value is None or math.isfinite(reading.value), quantity
+            assert reading.value is not None or reading.flags, quantity
+            assert math.isfinite(reading.error_bound), quantity
+
+
+def test_planted_structure_is_recovered() -> None:
+    """A rank-3 update in the anchor's own leading directions, seen through every reading."""
+    g = torch.Generator().manual_seed(1)
+    U = torch.linalg.qr(torch.randn(64, 64, generator=g, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(96, 64, generator=g, dtype=torch.float64)).Q
+    s = torch.linspace(10, 1, 64, dtype=torch.float64)
+    change = torch.zeros(64, dtype=torch.float64)
+    change[:3] = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
+    update = update_of(U * s @ V.T, U * (s + change) @ V.T, edge=0.15)
+    assert values(update, "rotation")["left_max"] < 1e-12
+    assert values(update, "spectral_shift")["spectral_shift"] == pytest.approx(
+        float(change.norm() / s.norm()), rel=1e-9
+    )
+    ranks = values(update, "rank")
+    assert ranks["spikes"] == 2
+    assert ranks["stable_rank"] == pytest.approx(0.14 / 0.09, rel=1e-9)
+
+
+def test_a_planted_rotation_is_recovered() -> None:
+    g = torch.Generator().manual_seed(2)
+    U = torch.linalg.qr(torch.randn(32, 32, generator=g, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(32, 32, generator=g, dtype=torch.float64)).Q
+    s = torch.cat([torch.full((4,), 5.0), torch.full((28,), 1.0)]).double()
+    angle = 1e-6
+    turned = V.clone()
+    turned[:, 3] = math.cos(angle) * V[:, 3] + math.sin(angle) * V[:, 20]
+    turned[:, 20] = math.cos(angle) * V[:, 20] - math.sin(angle) * V[:, 3]
+    found = read(update_of(U * s @ V.T, U * s @ turned.T), "rotation", k=4)
+    reading = found["right_max"]
+    # the left vectors stay, the right ones turn; the smaller block turns too, by s_j/s_i of it
+    assert reading.value == pytest.approx(angle, rel=1e-6)
+    assert abs(reading.value - angle) <= reading.error_bound + 1e-9 * angle + 1e-12
+    assert found["left_max"].value < 1e-6
+
+
+def test_a_setting_outside_the_matrix_is_flagged() -> None:
+    found = read(planted((16, 16)), "rotation", k=17)
+    assert {r.value for r in found.values()} == {None}
+    assert {r.flags for r in found.values()} == {("k_outside_dimension",)}
+
+
+def test_every_quantity_is_declared_once_with_a_unit_and_a_source() -> None:
+    update = planted((32, 48))
+    for name, item in diagnostics().items():
+        assert list(read(update, name)) == list(item.units), name
+        assert item.source
+        assert item.function.__doc__
+
+
+def test_one_diagnostic_is_one_file() -> None:
+    import offaxis.diagnostics
+
+    folder = Path(offaxis.diagnostics.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "similarity"}
+    assert files == set(diagnostics())

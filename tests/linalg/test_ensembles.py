@@ -1,0 +1,63 @@
+"""Random updates keep what they promise to keep."""
+
+import pytest
+import torch
+
+from offaxis.linalg.ensembles import permutation, random_walk, sign_flip
+from offaxis.linalg.subspaces import similarity
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def update() -> torch.Tensor:
+    return torch.randn(20, 30, generator=generator(9), dtype=torch.float64)
+
+
+def test_sign_flip_keeps_magnitudes_in_place() -> None:
+    D = update()
+    flipped = sign_flip(D, generator())
+    assert torch.equal(flipped.abs(), D.abs())
+    share = float((flipped == D).double().mean())
+    assert 0.4 < share < 0.6
+
+
+def test_permutation_keeps_the_law() -> None:
+    D = update()
+    permuted = permutation(D, generator())
+    assert torch.equal(permuted.flatten().sort().values, D.flatten().sort().values)
+    assert float((permuted == D).double().mean()) < 0.05
+
+
+@pytest.mark.parametrize("ensemble", [sign_flip, permutation])
+def test_draws_depend_on_the_generator_alone(ensemble) -> None:
+    assert torch.equal(ensemble(update(), generator(3)), ensemble(update(), generator(3)))
+    assert not torch.equal(ensemble(update(), generator(3)), ensemble(update(), generator(4)))
+
+
+def test_the_walk_has_the_pace_and_the_profile_asked_for() -> None:
+    rows = torch.linspace(1, 2, 200, dtype=torch.float64)
+    cols = torch.linspace(1, 3, 100, dtype=torch.float64)
+    norms = [1.0, 3.0, 2.0, 4.0]
+    steps = random_walk(rows, cols, norms, generator())
+    reached = torch.stack(steps).cumsum(0).flatten(1).norm(dim=1)
+    assert reached.tolist() == pytest.approx([1, 3, 3, 4], rel=0.02)
+    assert float(steps[2].norm()) == 0
+    profile = steps[3].square().mean(1).sqrt()
+    assert float(profile[150:].mean() / profile[:50].mean()) == pytest.approx(
+        1.875 / 1.125, rel=0.1
+    )
+
+
+def test_similarity_of_planted_subspaces() -> None:
+    eye = torch.eye(10, dtype=torch.float64)
+    assert similarity(eye[:, :4], eye[:, :4]) == 1
+    assert similarity(eye[:, :4], eye[:, 4:8]) == 0
+    assert similarity(eye[:, :4], eye[:, 2:6]) == 0.5
+    g = generator(5)
+    random = [
+        torch.linalg.qr(torch.randn(100, 8, generator=g, dtype=torch.float64)).Q for _ in range(40)
+    ]
+    mean = sum(similarity(a, b) for a, b in zip(random[::2], random[1::2], strict=True)) / 20
+    assert mean == pytest.approx(8 / 100, rel=0.15)

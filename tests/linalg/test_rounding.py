@@ -1,0 +1,98 @@
+"""The bf16 gate against the cast itself, and against Monte Carlo."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offaxis.linalg import rounding
+
+BF16 = torch.bfloat16
+
+
+def weights(seed: int = 0, shape: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=g, dtype=torch.float64) * 0.05
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def test_unchanged_is_equality_of_bf16_values_below_half_an_ulp() -> None:
+    a, b = rounding.cast(weights(0), BF16), rounding.cast(weights(0) + weights(1) / 100, BF16)
+    assert bool((rounding.is_unchanged(a, b, 1e-3) == (a == b)).all())
+    assert not bool((rounding.is_unchanged(a, b, 1e-2) == (a == b)).all())
+
+
+def test_edge_cases_of_the_definition() -> None:
+    inf = math.inf
+    a = column(0.0, 0.0, 1.0, inf, inf, 1.0)
+    b = column(-0.0, 1e-40, 1.0, inf, 1.0, -1.0)
+    assert rounding.is_unchanged(a, b, 1e-3).tolist() == [[True, False, True, True, False, False]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(2.0**-120, 2.0**100),
+    st.floats(-1e-2, 1e-2),
+    st.sampled_from([1e-3, 4e-3, 2e-2]),
+)
+def test_the_interval_is_where_the_cast_stays(a: float, move: float, eta: float) -> None:
+    start = rounding.cast(column(a), BF16)
+    inner, outer = rounding._unchanged_interval(start[0], eta)
+    moved = start * (1 + move)
+    stays = bool(rounding.is_unchanged(start, rounding.cast(moved, BF16), eta))
+    inside = bool(inner < moved[0]) and bool(moved[0] < outer)
+    on_the_edge = bool(moved[0] == inner) or bool(moved[0] == outer)
+    assert on_the_edge or stays == inside
+
+
+@pytest.mark.parametrize("rms", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("eta", [1e-3, 1e-2])
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_gate_agrees_with_drawing(rms: float, eta: float, on_grid: bool) -> None:
+    W = rounding.cast(weights(), BF16) if on_grid else weights().float().double()
+    grid = rounding.grid(W)
+    assert grid.on_grid is on_grid
+    expected = rounding.gate(grid, rms, eta)
+    g = torch.Generator().manual_seed(1)
+    draws = 60
+    seen = torch.zeros_like(W)
+    before = rounding.cast(W, BF16)
+    for _ in range(draws):
+        after = W + rms * torch.randn(W.shape, generator=g, dtype=torch.float64)
+        seen += (~rounding.is_unchanged(before, rounding.cast(after, BF16), eta)).double()
+    spread = float((expected * (1 - expected)).sum().sqrt()) / W.numel() / draws**0.5
+    # off the grid the positions inside the cells are one sample of the average
+    spread += 0 if on_grid else float(expected.std()) / W.numel() ** 0.5
+    assert abs(float(seen.mean()) / draws - float(expected.mean())) <= 4 * spread + 1e-6
+
+
+def test_gate_at_its_limits() -> None:
+    grid = rounding.grid(rounding.cast(weights(), BF16))
+    assert float(rounding.gate(grid, 0.0, 1e-3).max()) == 0
+    assert float(rounding.gate(grid, 1e3, 1e-3).min()) > 0.999
+    assert float(rounding.gate(grid, 1e-12, 1e-3).max()) < 1e-6
+    extremes = rounding.grid(column(0.0, 1e-44, 3.38e38, -3.38e38, 2.0**-126))
+    assert bool(rounding.gate(extremes, 1e-3, 1e-3).isfinite().all())
+
+
+def test_powers_of_two_have_a_short_lower_half() -> None:
+    grid = rounding.grid(column(1.0, 1.5))
+    chance = rounding.gate(grid, 1e-3, 1e-3)[0]
+    up, down = math.erfc(2**-8 / 1e-3 / 2**0.5) / 2, math.erfc(2**-9 / 1e-3 / 2**0.5) / 2
+    assert float(chance[0]) == pytest.approx(up + down, rel=1e-9)
+    assert float(chance[1]) == pytest.approx(2 * up, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rounding_noise_is_what_a_cast_does(dtype: torch.dtype) -> None:
+    W = weights(3, (256, 256))
+    mean, sd = rounding.rounding_noise(W, dtype)
+    seen = float((rounding.cast(W, dtype) - W).norm())
+    assert seen == pytest.approx(mean, rel=0.02)
+    assert 0 < sd < 0.01 * mean
+    assert rounding.rounding_noise(torch.zeros(2, 2, dtype=torch.float64), dtype)[0] < 1e-6

@@ -1,0 +1,185 @@
+"""What was finished is kept, and the same work gives the same bytes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from offaxis.checkpoints.trajectory import find_trajectories
+from offaxis.errors import CheckpointError, ResultsError
+from offaxis.measurement import Options, measure
+from offaxis.measurement.options import passes
+from offaxis.table import TABLES, ResultsFolder
+from tests.measurement.conftest import OPTIONS
+from tests.models import anchor_weights, moved, save, save_run
+
+
+def tables(results: ResultsFolder) -> dict[str, bytes]:
+    """Every Parquet file's bytes, by its place."""
+    return {
+        f"{name}/{path.name}": path.read_bytes()
+        for name in TABLES
+        for path in sorted((results.root / name).glob("*.parquet"))
+    }
+
+
+def stamps(results: ResultsFolder) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in results.root.rglob("*.safetensors")}
+
+
+def again(run_folder: Path, out: Path, options: Options = OPTIONS) -> ResultsFolder:
+    return measure(find_trajectories([run_folder]), out, options, workers=1)
+
+
+def test_a_second_run_makes_nothing_and_changes_nothing(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(results.root, tmp_path / "copy"))
+    before = stamps(ResultsFolder(out))
+    second = again(run_folder, out)
+    assert stamps(second) == before
+    assert tables(second) == tables(results)
+
+
+def test_the_number_of_workers_changes_nothing(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    found = measure(find_trajectories([run_folder]), tmp_path, OPTIONS, workers=2)
+    assert tables(found) == tables(results)
+
+
+def test_damaged_and_missing_units_are_made_again(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    copy = ResultsFolder(Path(shutil.copytree(results.root, tmp_path / "copy")))
+    first, second, *rest = sorted(copy.root.rglob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:200])
+    second.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in rest}
+    found = again(run_folder, copy.root)
+    assert {path: path.stat().st_mtime_ns for path in rest} == kept
+    assert tables(found) == tables(results)
+
+
+def test_appending_a_checkpoint_keeps_finished_units(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {1: 1e-3, 2: 2e-3})
+    first = again(run, tmp_path / "out")
+    before = stamps(first)
+    save(run / "checkpoint-4", moved(anchor_weights(), 4e-3))
+    second = again(run, tmp_path / "out")
+    assert {p: t for p, t in stamps(second).items() if p in before} == before
+    assert second.manifest()["runs"][0]["steps"] == [1, 2, 4]
+    assert tables(second) == tables(again(run, tmp_path / "fresh"))
+
+
+def test_more_diagnostics_later_give_the_whole_table(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    few = replace(OPTIONS, passes=passes(["stored"], ["rank", "sparsity"]))
+    again(run_folder, tmp_path, few)
+    assert tables(again(run_folder, tmp_path)) == tables(results)
+
+
+def test_fewer_diagnostics_later_lose_nothing(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(results.root, tmp_path / "copy"))
+    few = replace(OPTIONS, passes=passes(["stored"], ["rank"]))
+    assert tables(again(run_folder, out, few)) == tables(results)
+
+
+def test_other_settings_are_other_units(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(results.root, tmp_path / "copy"))
+    found = again(run_folder, out, replace(OPTIONS, overrides={"sparsity": {"eta": 0.01}}))
+    names = set(found.read("readings")["definition"].to_pylist())
+    assert "v1;eta=0.01;as=stored" in names
+    assert "v1;eta=0.001;as=stored" not in names
+
+
+def test_a_run_of_the_same_name_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    runs = [save_run(tmp_path / name / "run", {1: 1e-3}) for name in ("a", "b")]
+    again(runs[0], tmp_path / "out")
+    with pytest.raises(ResultsError, match="another name with --run"):
+        again(runs[1], tmp_path / "out")
+    with pytest.raises(ResultsError, match="same anchor"):
+        measure(
+            find_trajectories(
+                [runs[0] / "checkpoint-1"],
+                anchor=save(tmp_path / "other", anchor_weights(5)),
+                run=None,
+            ),
+            tmp_path / "out",
+            OPTIONS,
+            workers=1,
+        )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_and_what_was_done_is_kept(
+    tmp_path: Path, value: float
+) -> None:
+    run = save_run(tmp_path / "run", {1: 1e-3})
+    bad = moved(anchor_weights(), 2e-3)
+    bad["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save(run / "checkpoint-2", bad)
+    with pytest.raises(CheckpointError, match=r"up_proj.*checkpoint-2") as caught:
+        again(run, tmp_path / "out")
+    assert "1 of 2560 entries" in str(caught.value)
+    assert list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_a_disk_that_is_full_is_said_once_and_work_is_kept(
+    run_folder: Path, tmp_path: Path, results: ResultsFolder
+) -> None:
+    """A file-size limit stands in for the full disk: writing fails half-way with an OSError."""
+    out = tmp_path / "out"
+    limit = 9_000  # some units fit, the larger ones do not
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from offaxis.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    arguments = ["measure", str(run_folder), "--out", str(out), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "do:" in done.stderr
+    assert not list(out.rglob("*.partial"))
+    assert tables(again(run_folder, out)) == tables(results)
+
+
+def test_kill_and_run_again(run_folder: Path, results: ResultsFolder, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "offaxis", "measure", str(run_folder), "--out", str(tmp_path)]
+    command += ["--as", "stored", "--workers", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(stamps(ResultsFolder(tmp_path))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = stamps(ResultsFolder(tmp_path))
+    assert len(finished) >= 4
+    found = again(run_folder, tmp_path)
+    assert {p: t for p, t in stamps(found).items() if p in finished} == finished
+    assert tables(found) == tables(results)
+
+
+def test_draws_do_not_touch_the_global_generator(run_folder: Path, tmp_path: Path) -> None:
+    from offaxis.measurement.plan import make_plan
+    from offaxis.measurement.stream import run_task
+
+    state = torch.get_rng_state()
+    plan = make_plan(find_trajectories([run_folder]), ResultsFolder(tmp_path), OPTIONS)
+    run_task(plan.tasks[0])
+    assert torch.equal(torch.get_rng_state(), state)
