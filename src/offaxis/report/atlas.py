@@ -88,7 +88,7 @@ def _map_arm(rows: Iterable[Row], arm: Arm, key: str, quantity: Quantity) -> lis
             {
                 "arm": arm.label,
                 "quantity": key,
-                "layer": "none" if layer is None else str(layer),
+                "layer": layer_name(layer),
                 "role": role,
                 "tensor": name,
                 "value": quantity.factor * float(np.mean(values)),
@@ -101,6 +101,11 @@ def _map_arm(rows: Iterable[Row], arm: Arm, key: str, quantity: Quantity) -> lis
 def matrix_name(tensor: str, view: str | None) -> str:
     """Name a matrix: its tensor, and the part of it that was measured."""
     return f"{tensor} [{view}]" if view else tensor
+
+
+def layer_name(layer: int | None) -> str:
+    """Name a layer; matrices outside the stack have none."""
+    return "none" if layer is None else str(layer)
 
 
 def _role_rank(role: str) -> int:

@@ -109,7 +109,7 @@ def overlay(
     y_title: str,
     y_log: bool,
     data: Sequence[Row],
-    width: int = 440,
+    width: int = 412,
 ) -> Spec:
     """Draw the runs of all arms over each other, their nulls dashed in the same colour."""
     across = _axis(x, x_title, data, log=x_log)

@@ -5,20 +5,23 @@ from collections.abc import Sequence
 from offaxis.report import charts
 from offaxis.report.study import Arm
 
+ANGLE_TICKS = [float(f"{digit}e{power}") for power in range(-9, 2) for digit in (1, 2, 5)]
 DECADES = [10.0**power for power in range(-9, 6)]
 
 
-def heat(*, columns: int, rows: int) -> charts.Spec:
+def heat(*, layers: Sequence[str], rows: int) -> charts.Spec:
     """Draw one number per matrix: layers across, roles down. The page fills in scale and data."""
+    columns = len(layers)
     return {
         "$schema": charts.SCHEMA,
-        "width": min(900, max(240, columns * 84 if columns <= 10 else columns * 22)),
+        "width": min(880, max(240, columns * (84 if columns <= 10 else 24))),
         "height": max(90, rows * 30),
         "encoding": {
             "x": {
                 "field": "layer",
                 "type": "ordinal",
                 "title": "layer",
+                "sort": list(layers),
                 "axis": {"labelAngle": 0, "orient": "top"},
             },
             "y": {"field": "role", "type": "nominal", "title": None, "sort": None},
@@ -59,7 +62,7 @@ def _cell_text() -> charts.Spec:
 
 
 def lines(
-    arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 440
+    arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 412
 ) -> charts.Spec:
     """Draw curves over a rank index, with horizontal dashed lines where the data has a null."""
     colour = charts.colour(arms, legend=True)

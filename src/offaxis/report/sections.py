@@ -246,18 +246,21 @@ def map_section(study: Study) -> Maps:
     """Return the charts and selectors over single matrices."""
     present = [key for key in atlas.MAPPED if figures.has(study, key)]
     chosen = atlas.chosen_matrices(study)
-    layers = {row["layer"] for row in atlas.places(study)}
+    layers = sorted({-1 if row["layer"] is None else row["layer"] for row in atlas.places(study)})
     roles = {row["role"] or row["tensor"] for row in atlas.places(study)}
     return Maps(
         charts={
-            "heat": matrix_charts.heat(columns=max(len(layers), 1), rows=max(len(roles), 1)),
+            "heat": matrix_charts.heat(
+                layers=[atlas.layer_name(None if layer < 0 else layer) for layer in layers],
+                rows=max(len(roles), 1),
+            ),
             "spectrum": matrix_charts.lines(
                 study.arms, y_title="singular value", y_ticks=matrix_charts.DECADES, x_log=True
             ),
             "angle": matrix_charts.lines(
                 study.arms,
                 y_title="principal angle (degrees)",
-                y_ticks=[*matrix_charts.DECADES[:10], 3.0, 10.0, 30.0, 90.0, 0.3, 0.03],
+                y_ticks=matrix_charts.ANGLE_TICKS,
                 x_log=False,
             ),
         },
