@@ -1,6 +1,6 @@
 """The parts of a recipe: every table and key, its type, its default, and what it means."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -43,7 +43,7 @@ class ModelSource(_Part):
     config: ModelConfig | None = None
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Self:
+    def _is_one_thing(self) -> "ModelSource":
         given = [key for key in ("path", "recipe", "config") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of path, recipe, config; given: {given or 'none'}")
@@ -187,3 +187,7 @@ class Recipe(_Part):
     def resolved(self) -> dict[str, Any]:
         """The whole recipe, defaults and prerequisites included, as TOML can hold it."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+# A recipe holds sources and a source may hold a recipe; only here are both known.
+ModelSource.model_rebuild()

@@ -2,7 +2,7 @@
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ class StartSamples(NamedTuple):
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
         evaluation: Evaluation,
-    ) -> Self:
+    ) -> "StartSamples":
         """Sample from the start at temperature 1, on held-out problems."""
         indices = range(evaluation.samples)
         prompts = [task.problem(seed=evaluation.seed, index=i).prompt for i in indices]

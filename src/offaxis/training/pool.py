@@ -26,6 +26,9 @@ from offaxis.training.run import train, train_model
 
 _POLL_SECONDS = 0.2
 
+# A queue of (name, Progress); multiprocessing's queues take no parameters at run time.
+News = Any
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,24 +51,23 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        news = manager.Queue()
-        with _workers(workers, news) as pool, _Board(jobs, console) as board:
-            waiting: list[str] = []
-            running: dict[Future[None], str] = {}
-            while order.is_active():
-                waiting += order.get_ready()
-                waiting.sort(key=lambda name: _remaining(name, jobs))
-                while waiting and len(running) < workers:
-                    name = waiting.pop()
-                    running[pool.submit(_work, name, jobs[name], out)] = name
-                done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-                board.read(news)
-                for future in done:
-                    name = running.pop(future)
-                    _check(future, name)
-                    board.finish(name)
-                    order.done(name)
+    news: News = context.Queue()
+    with _workers(workers, news) as pool, _Board(jobs, console) as board:
+        waiting: list[str] = []
+        running: dict[Future[None], str] = {}
+        while order.is_active():
+            waiting += order.get_ready()
+            waiting.sort(key=lambda name: _remaining(name, jobs))
+            while waiting and len(running) < workers:
+                name = waiting.pop()
+                running[pool.submit(_work, name, jobs[name], out)] = name
+            done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+            board.read(news)
+            for future in done:
+                name = running.pop(future)
+                _check(future, name)
+                board.finish(name)
+                order.done(name)
 
 
 def _remaining(name: str, jobs: dict[str, Job]) -> float:
@@ -89,7 +91,7 @@ def _check(future: Future[None], name: str) -> None:
 
 
 @contextmanager
-def _workers(count: int, news: Any) -> Iterator[ProcessPoolExecutor]:  # noqa: ANN401 - a queue proxy
+def _workers(count: int, news: News) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this block, at once where it ends in an error."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
@@ -120,7 +122,7 @@ class _Board:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def read(self, news: Any) -> None:  # noqa: ANN401 - a queue proxy
+    def read(self, news: News) -> None:
         """Show what the workers have reported."""
         while True:
             try:
@@ -142,10 +144,10 @@ class _Board:
 class _Post:
     """A worker's letter box; the process has one, set when it begins."""
 
-    news: Any = None
+    news: News | None = None
 
 
-def _begin(news: Any) -> None:  # noqa: ANN401 - a queue proxy
+def _begin(news: News) -> None:
     """Prepare a worker: leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Post.news = news
@@ -168,6 +170,7 @@ def _work(name: str, job: Job, out: Path) -> None:
         nonlocal last
         if report.finished or time.monotonic() - last > _POLL_SECONDS:
             last = time.monotonic()
+            assert _Post.news is not None
             _Post.news.put((name, report))
 
     (train if job.is_run else train_model)(job.recipe, out, observe=observe)

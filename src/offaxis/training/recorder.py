@@ -44,8 +44,8 @@ Observer = Callable[[Progress], None]
 
 def checkpoint_steps(max_steps: int, count: int) -> list[int]:
     """Step 0 and log-spaced steps up to the last, `count` in all, fewer where steps are few."""
-    spaced = np.geomspace(1, max_steps, count - 1).round().astype(int)
-    return [0, *sorted({int(step) for step in spaced} | {max_steps})]
+    spaced = np.geomspace(max_steps, 1, count - 1).round().astype(int)
+    return [0, *sorted({int(step) for step in spaced})]
 
 
 def evaluated_steps(steps: list[int]) -> list[int]:
@@ -53,7 +53,7 @@ def evaluated_steps(steps: list[int]) -> list[int]:
 
     A step or two from the start nothing but the noise of the evaluation could be seen.
     """
-    return [0, *(step for step in sorted(steps[::-2]) if step > 2)]
+    return [0, *(step for step in sorted(steps[::-2]) if step > 2 or step == steps[-1])]
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no types

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ class Drawn(NamedTuple):
     measures: dict[str, float]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Gives the rows of each step: the same rows for the same step, whatever came before."""
 

@@ -1,0 +1,94 @@
+"""The demo: what it would train and in which order, and that workers train, fail and keep."""
+
+import io
+import multiprocessing
+
+import pytest
+from rich.console import Console
+
+from offaxis.demo import ARMS, PRESETS, demo, demo_jobs, demo_recipes
+from offaxis.errors import NumericsError, UsageError
+from offaxis.recipe import recipe_from
+from offaxis.runs import RunFolder
+from offaxis.training.pool import train_all
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+
+
+def tiny(arm: str, **changes):
+    content = {
+        "arm": arm,
+        "start": {"config": TINY},
+        "objective": {"kind": "sft"},
+        "data": {"task": "chain13", "mixture": {"facts": 4}},
+        "optimizer": {"lr": 1e-2},
+        "steps": {"max": 3},
+        "checkpoints": {"count": 2},
+        "evaluation": {"problems": 8, "samples": 4},
+    }
+    return recipe_from(content | changes, "test")
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_trains_every_arm_from_shared_models(preset, tmp_path):
+    recipes = demo_recipes(PRESETS[preset])
+    assert {recipe.arm for recipe in recipes} == set(ARMS)
+    assert all(recipe.evaluation.problems >= 1024 for recipe in recipes)
+    jobs = demo_jobs(recipes, tmp_path)
+    prerequisites = [name for name, job in jobs.items() if not job.is_run]
+    assert sorted(name.split("-")[0] for name in prerequisites) == ["anchor", "base", "teacher"]
+    assert {need for job in jobs.values() for need in job.needs} == set(prerequisites)
+    for job in jobs.values():
+        if job.recipe.arm == "opd":
+            assert [need.split("-")[0] for need in job.needs] == ["anchor", "teacher"]
+
+
+def test_the_default_has_three_seeds_and_smoke_is_smaller(tmp_path):
+    default, smoke = (demo_recipes(PRESETS[preset]) for preset in ("default", "smoke"))
+    assert sum(recipe.arm == "opd" for recipe in default) == 3
+    assert sum(recipe.arm == "rlvr-long" for recipe in default) == 1
+    seconds = [
+        sum(job.stage.seconds for job in demo_jobs(recipes, tmp_path).values())
+        for recipes in (default, smoke)
+    ]
+    assert seconds[1] < seconds[0] / 4
+    base = smoke[0].start.recipe
+    assert base.start.config.hidden_size == 64
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path):
+    console = quiet()
+    demo(tmp_path / "out", "smoke", is_dry_run=True, console=console)
+    text = console.file.getvalue()
+    assert "opd-s0" in text
+    assert "MB on disk" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_preset_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="did you mean smoke"):
+        demo(tmp_path, "smoked")
+
+
+def test_workers_train_in_order_fail_with_our_error_and_keep_what_is_finished(tmp_path):
+    base = tiny("base")
+    good = tiny("good", start={"recipe": base.resolved()})
+    bad = tiny("bad", start={"recipe": base.resolved()}, optimizer={"lr": 1e36, "warmup_steps": 0})
+    with pytest.raises(NumericsError, match="run bad-s0"):
+        train_all(demo_jobs([good, bad], tmp_path), tmp_path, 1, quiet())
+    # Both wait for the base, which is kept; with one worker the other run may or may not be done.
+    jobs = demo_jobs([good], tmp_path)
+    assert [job.stage.is_finished for job in jobs.values() if not job.is_run] == [True]
+    assert RunFolder(tmp_path / "runs" / "bad-s0").manifest()["finished"] is False
+    assert multiprocessing.active_children() == []

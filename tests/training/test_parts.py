@@ -1,0 +1,190 @@
+"""The parts of training: packing, sampling, judging, planning."""
+
+import pytest
+import torch
+
+from offaxis.recipe import Evaluation, Precision
+from offaxis.tasks.chain import chain13
+from offaxis.training.evaluation import StartSamples, accuracy
+from offaxis.training.models import new_model, task_tokenizer
+from offaxis.training.plan import num_parameters, plan
+from offaxis.training.recorder import checkpoint_steps, evaluated_steps
+from offaxis.training.rollouts import complete, keyed_randomness, until_end
+from offaxis.training.rows import encode, packed
+from offaxis.training.run import train
+from offaxis.training.sources import Documents, rewarder
+from offaxis.training.trainer import logits_of
+
+PRECISION = Precision(autocast="none")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return task_tokenizer(chain13)
+
+
+@pytest.fixture(scope="module")
+def model(base, tokenizer):
+    config = base().start.config.model_copy(update={"init_std": 0.3})
+    return new_model(config, tokenizer, PRECISION).eval()
+
+
+def prompts(num, seed=0):
+    return [chain13.problem(seed=seed, index=i).prompt for i in range(num)]
+
+
+def test_a_seeded_model_is_the_same_whatever_was_drawn_before(base, tokenizer):
+    config = base().start.config
+    first = new_model(config, tokenizer, PRECISION).state_dict()
+    state = torch.random.get_rng_state()
+    second = new_model(config, tokenizer, PRECISION).state_dict()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_packed_documents_do_not_see_each_other(model, tokenizer):
+    texts = [
+        ("", "A5+94$"),
+        ("Q0+0;=", "0+00+00#0$"),
+        ("", "A1-10$"),
+        ("", "Ca=a$"),
+        ("", "A0+00$"),
+    ]
+    together = packed(encode(tokenizer, texts), tokenizer.pad_token_id)
+    assert together.document_ids_BS is not None
+    assert len(together.input_ids_BS) < len(texts)
+
+    def loss_of(rows):
+        with torch.no_grad():
+            log_p = logits_of(model, rows).log_softmax(-1)
+        tokens = rows.batch.tokens_BT[..., None]
+        return log_p.gather(-1, tokens)[..., 0][rows.batch.mask_BT].sum()
+
+    apart = [packed(encode(tokenizer, [text]), tokenizer.pad_token_id) for text in texts]
+    assert all(rows.document_ids_BS is None for rows in apart)
+    torch.testing.assert_close(loss_of(together), sum(map(loss_of, apart)), rtol=1e-5, atol=1e-5)
+    learned = sum(int(rows.batch.mask_BT.sum()) for rows in apart)
+    assert int(together.batch.mask_BT.sum()) == learned == 3 * 5 + 10 + 4
+
+
+def test_only_answers_are_learned_where_there_is_a_prompt(model, tokenizer):
+    rows = Documents(chain13, tokenizer, {"answers": 2}, seed=0).draw(model, 1).rows
+    texts = tokenizer.batch_decode(
+        [t[m] for t, m in zip(rows.batch.tokens_BT, rows.batch.mask_BT, strict=True)]
+    )
+    expected = [chain13.document("answers", seed=0, index=i).answer for i in range(2)]
+    assert [text.replace(" ", "") for text in texts] == expected
+
+
+def test_every_step_reads_new_documents_and_the_same_step_the_same(model, tokenizer):
+    source = Documents(chain13, tokenizer, {"facts": 3, "copy": 1}, seed=0)
+    first, second, again = (source.draw(model, step).rows for step in (1, 2, 1))
+    assert torch.equal(first.input_ids_BS, again.input_ids_BS)
+    assert not torch.equal(first.input_ids_BS, second.input_ids_BS)
+
+
+def test_sampled_log_probabilities_are_those_of_the_model(model, tokenizer):
+    with keyed_randomness("test", 1):
+        drawn = complete(model, tokenizer, prompts(3), max_tokens=6, temperature=1.0, per_prompt=2)
+    batch = drawn.rows.batch
+    with torch.no_grad():
+        log_p = logits_of(model, drawn.rows).log_softmax(-1)
+    log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0]
+    torch.testing.assert_close(
+        batch.sampled_logprobs_BT[batch.mask_BT], log_p[batch.mask_BT], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_sharing_a_prompt_changes_no_sample(model, tokenizer):
+    asked = [prompt for prompt in prompts(2) for _ in range(3)]
+    with keyed_randomness("test", 2):
+        shared = complete(model, tokenizer, prompts(2), max_tokens=6, temperature=1.0, per_prompt=3)
+    with keyed_randomness("test", 2):
+        apart = complete(model, tokenizer, asked, max_tokens=6, temperature=1.0)
+    assert shared.texts == apart.texts
+    assert torch.equal(shared.rows.input_ids_BS, apart.rows.input_ids_BS)
+
+
+def test_samples_are_keyed_and_leave_the_generator_alone(model, tokenizer):
+    def sample(*key):
+        with keyed_randomness(*key):
+            return complete(model, tokenizer, prompts(4), max_tokens=6, temperature=1.0).texts
+
+    state = torch.random.get_rng_state()
+    first = sample("rollouts", 0, 1)
+    torch.rand(3)
+    assert sample("rollouts", 0, 1) == first
+    assert sample("rollouts", 0, 2) != first
+    torch.random.set_rng_state(state)
+    torch.rand(3)
+    after = torch.random.get_rng_state()
+    torch.random.set_rng_state(state)
+    torch.rand(3)
+    sample("rollouts", 0, 1)
+    assert torch.equal(torch.random.get_rng_state(), after)
+
+
+def test_the_mask_ends_with_the_first_end_of_text():
+    completion = torch.tensor([[5, 9, 7, 9], [9, 9, 9, 9], [1, 2, 3, 4]])
+    expected = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    assert torch.equal(until_end(completion, 9), expected)
+
+
+def test_accuracy_counts_what_the_verifier_accepts(model, tokenizer, monkeypatch):
+    def half(prompt, completion):
+        return prompt in prompts(1000, seed=3)[::2]
+
+    task = chain13.__class__(**{**vars(chain13), "verify": half})
+    assert accuracy(model, tokenizer, task, num_problems=10, seed=3) == 0.5
+    assert accuracy(model, tokenizer, chain13, num_problems=10, seed=3) == 0.0
+
+
+def test_forward_kl_is_zero_at_the_start_and_grows_away_from_it(model, tokenizer, base):
+    evaluation = Evaluation(problems=4, samples=4)
+    ruler = StartSamples.draw(model, tokenizer, chain13, evaluation)
+    assert ruler.forward_kl_nats(model) == 0
+    other = new_model(base(start={"config": {"init_seed": 1}}).start.config, tokenizer, PRECISION)
+    assert ruler.forward_kl_nats(other) > 0.01
+
+
+def test_a_coin_rewards_half_and_is_keyed(arm):
+    recipe = arm("grpo")
+    pairs = [("", "")] * 400
+    first = rewarder(chain13, recipe, 1)(pairs)
+    assert torch.equal(first, rewarder(chain13, recipe, 1)(pairs))
+    assert not torch.equal(first, rewarder(chain13, recipe, 2)(pairs))
+    assert 0.4 < float(first.mean()) < 0.6
+    verified = rewarder(chain13, arm("grpo", rewards={"kind": "verifier"}), 1)
+    problem = chain13.problem(seed=0, index=0)
+    wrong = (problem.prompt, problem.answer[:-1])
+    assert verified([tuple(problem), wrong]).tolist() == [1.0, 0.0]
+
+
+def test_checkpoints_are_log_spaced_between_the_start_and_the_last_step():
+    assert checkpoint_steps(100, 12) == [0, 1, 2, 3, 4, 6, 10, 16, 25, 40, 63, 100]
+    assert checkpoint_steps(1, 12) == [0, 1]
+    assert checkpoint_steps(500, 2) == [0, 500]
+
+
+def test_about_half_of_the_checkpoints_are_judged_the_start_and_the_last_among_them():
+    steps = checkpoint_steps(100, 12)
+    assert evaluated_steps(steps) == [0, 3, 6, 16, 40, 100]
+    assert evaluated_steps([0, 1]) == [0, 1]
+
+
+def test_the_plan_counts_what_training_leaves(arm, tmp_path):
+    recipe = arm("opd")
+    stages = plan(recipe, tmp_path)
+    assert [s.name.split("-")[0] for s in stages] == ["base", "teacher", "opd"]
+    assert not any(s.is_finished for s in stages)
+    assert not any(tmp_path.iterdir())
+    folder = train(recipe, tmp_path)
+    assert all(s.is_finished for s in plan(recipe, tmp_path))
+    files = [folder.checkpoint(step) / "model.safetensors" for step in folder.steps()]
+    on_disk = sum(file.stat().st_size for file in files)
+    # Beside the numbers a file holds their names and shapes, a few kilobytes.
+    assert stages[-1].checkpoint_bytes <= on_disk < stages[-1].checkpoint_bytes + 8192 * len(files)
+
+
+def test_parameters_are_counted_as_transformers_counts_them(model, base):
+    assert num_parameters(base().start.config, 32) == model.num_parameters()

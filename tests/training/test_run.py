@@ -1,0 +1,256 @@
+"""From a recipe to a run folder, end to end: what is left behind, what is kept, what is refused."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from offaxis.errors import CheckpointError, NumericsError, RecipeError, ResultsError
+from offaxis.recipe import load_recipe, recipe_hash
+from offaxis.training import model_folder, recorder, run_folder, train, train_model
+
+KINDS = ("sft", "opd", "grpo")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but its log, which holds times."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "log.jsonl"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request, arm, tmp_path_factory):
+    """One finished run of every kind, and its recipe."""
+    recipe, out = arm(request.param), tmp_path_factory.mktemp(request.param)
+    return recipe, train(recipe, out), out
+
+
+def test_a_run_leaves_what_the_contract_promises(finished):
+    recipe, folder, out = finished
+    assert folder.root == out / "runs" / f"{recipe.arm}-s0"
+    manifest = folder.manifest()
+    assert manifest["finished"] is True
+    assert manifest["steps"] == folder.steps() == [0, 1, 2, 3]
+    assert manifest["anchor"] == "checkpoint-0"
+    assert manifest["recipe_hash"] == recipe_hash(recipe)
+    assert manifest["recipe"] == recipe.resolved()
+    assert manifest["start"] == {"name": "base", "recipe_hash": recipe_hash(recipe.start.recipe)}
+    assert (manifest["teacher"] is not None) is (recipe.arm == "opd")
+    assert manifest["precision"] == {
+        "weights": "float32",
+        "autocast": "bfloat16",
+        "checkpoints": "float32",
+    }
+    assert {"python", "torch", "transformers", "offaxis"} <= set(manifest["versions"])
+    assert load_recipe(folder.recipe_path) == recipe
+    left = {p.name for p in folder.root.iterdir()}
+    assert left == {"manifest.json", "recipe.toml", "log.jsonl"} | {
+        f"checkpoint-{step}" for step in folder.steps()
+    }
+
+
+def test_the_log_says_what_happened_in_every_step(finished):
+    recipe, folder, _ = finished
+    log = folder.log()
+    assert [line["step"] for line in log] == [0, 1, 2, 3]
+    promised = {"loss", "entropy_nats", "tokens", "rollout_seconds", "training_seconds"}
+    if recipe.data.prompts:
+        promised |= {"reward", "response_length"}
+    assert all(promised <= set(line) for line in log[1:])
+    judged = [line["step"] for line in log if "accuracy" in line]
+    assert judged == [0, 3]
+    assert log[0]["forward_kl_nats"] == 0
+    assert log[-1]["forward_kl_nats"] > 0
+    assert folder.manifest()["accuracy_final"] == log[-1]["accuracy"]
+
+
+def test_checkpoints_open_in_transformers_and_hold_float32(finished):
+    _, folder, _ = finished
+    for step in folder.steps():
+        path = folder.checkpoint(step)
+        assert all(w.dtype == torch.float32 for w in weights(path).values())
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        assert tokenizer.decode(tokenizer("Qc+0;=#6$")["input_ids"]) == "Qc+0;=#6$"
+        assert tokenizer.eos_token == "$"
+        assert len(tokenizer) == 32
+    model = AutoModelForCausalLM.from_pretrained(path)
+    assert model.config.model_type == "qwen3"
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_checkpoint_zero_is_the_start_and_the_last_one_has_moved(finished):
+    recipe, folder, out = finished
+    base = model_folder(recipe.start.recipe, out)
+    start, last = weights(base.checkpoint(3)), weights(folder.checkpoint(3))
+    first = weights(folder.checkpoint(0))
+    assert set(start) == set(first)
+    assert all(torch.equal(start[name], first[name]) for name in start)
+    assert all(not torch.equal(start[name], last[name]) for name in start)
+
+
+def test_the_same_recipe_gives_the_same_bytes(finished, tmp_path_factory):
+    recipe, folder, _ = finished
+    torch.manual_seed(12345)  # whatever else the process drew
+    again = train(recipe, tmp_path_factory.mktemp("again"))
+    assert files(again.root) == files(folder.root)
+
+
+def test_another_seed_is_another_run_from_the_same_start(arm, tmp_path):
+    zero, one = (train(arm("grpo", seed=seed), tmp_path) for seed in (0, 1))
+    assert one.root.name == "grpo-s1"
+    assert weights(zero.checkpoint(0)).keys() == weights(one.checkpoint(0)).keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(weights(zero.checkpoint(0))[name], weights(one.checkpoint(0))[name])
+    assert not torch.equal(weights(zero.checkpoint(3))[name], weights(one.checkpoint(3))[name])
+    assert len(list((tmp_path / "models").glob("base-*"))) == 1
+
+
+def test_what_is_finished_is_reused_and_a_model_is_trained_once(arm, tmp_path):
+    trained = []
+    train(arm("sft"), tmp_path, observe=lambda p: trained.append(p.run))
+    assert set(trained) == {"base-s0", "sft-s0"}
+    trained.clear()
+    train(arm("sft"), tmp_path, observe=lambda p: trained.append(p.run))
+    assert trained == []
+    train(arm("sft", seed=1), tmp_path, observe=lambda p: trained.append(p.run))
+    assert set(trained) == {"sft-s1"}
+
+
+class InterruptedForTestError(Exception):
+    """Stands for Ctrl-C."""
+
+
+def interrupted(progress):
+    if progress.step == 2:
+        raise InterruptedForTestError
+
+
+def test_an_interrupted_run_is_not_finished_and_is_done_again_from_its_start(base, tmp_path):
+    recipe = base()
+    with pytest.raises(InterruptedForTestError):
+        train(recipe, tmp_path / "a", observe=interrupted)
+    folder = run_folder(recipe, tmp_path / "a")
+    assert folder.manifest()["finished"] is False
+    assert folder.steps() == [0, 1, 2]
+    (folder.root / ".checkpoint-3.1.partial").mkdir()  # what kill -9 may leave
+    train(recipe, tmp_path / "a")
+    assert files(folder.root) == files(train(recipe, tmp_path / "b").root)
+
+
+def test_a_finished_run_that_lost_a_checkpoint_is_done_again(base, tmp_path):
+    folder = train(base(), tmp_path)
+    whole = files(folder.root)
+    folder.checkpoint(1).rename(tmp_path / "elsewhere")
+    train(base(), tmp_path)
+    assert files(folder.root) == whole
+
+
+def test_a_name_taken_by_another_recipe_is_refused_and_the_run_is_kept(base, tmp_path):
+    folder = train(base(), tmp_path)
+    whole = files(folder.root)
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(base(optimizer={"lr": 1e-3}), tmp_path)
+    assert files(folder.root) == whole
+
+
+def test_a_folder_of_something_else_is_never_touched(base, tmp_path):
+    mine = tmp_path / "runs" / "base-s0" / "diary.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("dear")
+    with pytest.raises(RecipeError, match="no run of offaxis"):
+        train(base(), tmp_path)
+    assert mine.read_text() == "dear"
+
+
+def test_a_run_stops_at_the_first_check_that_reaches_the_accuracy(base, tmp_path, monkeypatch):
+    asked = []
+
+    def rising(model, tokenizer, task, *, num_problems, seed):
+        asked.append(num_problems)
+        return 0.0 if len(asked) < 4 else 0.5
+
+    monkeypatch.setattr(recorder, "accuracy", rising)
+    steps = {"max": 10, "stop_at_accuracy": 0.4, "check_every": 2, "check_problems": 8}
+    folder = train(base(steps=steps), tmp_path)
+    # The start; a quarter at 2 and at 4, too low; at 6 a quarter, the check, the whole set.
+    assert asked == [8, 2, 2, 2, 8, 8]
+    assert folder.manifest()["steps"][-1] == folder.steps()[-1] == 6
+    assert folder.manifest()["accuracy_final"] == 0.5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(base, tmp_path):
+    with pytest.raises(NumericsError, match="run base-s0, step 3") as caught:
+        train(base(optimizer={"lr": 1e36}), tmp_path)
+    assert caught.value.exit_code == 3
+    assert run_folder(base(), tmp_path).manifest()["finished"] is False
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_our_error_and_leaves_no_half_checkpoint(
+    base, tmp_path, monkeypatch, failure
+):
+    def full(self, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+        raise failure
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(ResultsError, match="no space left") as caught:
+        train(base(), tmp_path)
+    assert caught.value.exit_code == 3
+    folder = run_folder(base(), tmp_path)
+    assert folder.steps() == []
+    assert not [p for p in folder.root.iterdir() if "partial" in p.name]
+
+
+def test_a_start_that_cannot_be_opened_is_named(arm, tmp_path):
+    recipe = arm("sft", start={"recipe": None, "path": str(tmp_path / "nowhere")})
+    with pytest.raises(CheckpointError, match="no such folder"):
+        train(recipe, tmp_path)
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train(recipe, tmp_path)
+
+
+def test_a_run_can_start_from_any_folder(arm, base, tmp_path):
+    model = train_model(base(), tmp_path).checkpoint(3)
+    folder = train(arm("sft", start={"recipe": None, "path": str(model)}), tmp_path)
+    assert folder.manifest()["start"] == {"name": "checkpoint-3", "path": str(model)}
+    first = weights(folder.checkpoint(0))
+    assert all(torch.equal(w, first[name]) for name, w in weights(model).items())
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(arm, base, tmp_path):
+    model = train_model(base(), tmp_path).checkpoint(3)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["0"], vocabulary["1"] = vocabulary["1"], vocabulary["0"]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    teacher = {"recipe": None, "path": str(model)}
+    with pytest.raises(RecipeError, match="vocabulary"):
+        train(arm("opd", teacher=teacher, start={"recipe": base(seed=4).resolved()}), tmp_path)
+
+
+def test_splitting_a_step_changes_nothing_but_rounding(arm, tmp_path):
+    whole = train(arm("grpo", precision={"autocast": "none"}), tmp_path)
+    split = train(
+        arm("grpo", name="split", precision={"autocast": "none"}, optimizer={"micro_batches": 2}),
+        tmp_path,
+    )
+    for name, w in weights(whole.checkpoint(3)).items():
+        torch.testing.assert_close(weights(split.checkpoint(3))[name], w, rtol=1e-3, atol=1e-4)
