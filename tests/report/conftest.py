@@ -158,6 +158,11 @@ def write_results(
                 }
             runs.append(info)
             _write_run(folder, run, arm, seed, steps=steps, matrices=matrices, log=log)
+    _write_manifest(folder, runs, num_matrices=len(matrices), preset=preset, known_arms=known_arms)
+    return folder
+
+
+def _write_manifest(folder, runs, *, num_matrices, preset, known_arms):
     folder.write_manifest(
         {
             "offaxis": "0.1.0",
@@ -166,7 +171,7 @@ def write_results(
             "definitions": {
                 "sparsity": {"version": 1, "settings": {"eta": 0.001}, "source": "planted"}
             },
-            "coverage": {"measured": len(matrices), "skipped": []},
+            "coverage": {"measured": num_matrices, "skipped": []},
             "versions": {"torch": "2.10.0"},
             "command": ["offaxis", "measure", "runs"],
             "study": {
@@ -178,7 +183,6 @@ def write_results(
             else None,
         }
     )
-    return folder
 
 
 def _write_run(folder, run, arm, seed, *, steps, matrices, log):

@@ -43,39 +43,7 @@ def panels(
     }
     # Narrow panels: the figure's title names the quantity, the axis its unit.
     y = _axis("value", y_title or None, data, log=y_log)
-    null = {"filter": "datum.kind === 'null'"}
-    band = {"x": x, "y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
-    tips = [
-        {"field": "arm", "title": "arm"},
-        {"field": "run", "title": "run"},
-        {"field": "step", "title": "step"},
-        {"field": "value", "title": f"value {y_title}".strip(), "format": ".3~g"},
-        {"field": "beside", "title": "null", "format": ".3~g"},
-    ]
-    layers = [
-        {"transform": [null], "mark": {"type": "area", "clip": True}, "encoding": band},
-        {
-            "transform": [{"filter": "datum.kind === 'seed'"}],
-            "mark": {
-                "type": "line",
-                "strokeWidth": 1.6,
-                "opacity": 0.85,
-                "point": {"size": 14, "filled": True},
-            },
-            "encoding": {
-                "x": x,
-                "y": y,
-                "detail": {"field": "run", "type": "nominal"},
-                "color": colour(arms, legend=False),
-                "tooltip": tips,
-            },
-        },
-        {
-            "transform": [null],
-            "mark": {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.4, "clip": True},
-            "encoding": {"x": x, "y": y},
-        },
-    ]
+    layers = _seeds_before_null(arms, x, y, y_title)
     facet: Spec = {
         "column": {
             "field": "arm",
@@ -100,6 +68,43 @@ def panels(
     }
 
 
+def _seeds_before_null(arms: Sequence[Arm], x: Spec, y: Spec, y_title: str) -> list[Spec]:
+    """Draw the null's band, the seeds over it, and the null's dashes on top of them."""
+    null = {"filter": "datum.kind === 'null'"}
+    band = {"x": x, "y": {**y, "field": "lo"}, "y2": {"field": "hi"}}
+    tips = [
+        {"field": "arm", "title": "arm"},
+        {"field": "run", "title": "run"},
+        {"field": "step", "title": "step"},
+        {"field": "value", "title": f"value {y_title}".strip(), "format": ".3~g"},
+        {"field": "beside", "title": "null", "format": ".3~g"},
+    ]
+    return [
+        {"transform": [null], "mark": {"type": "area", "clip": True}, "encoding": band},
+        {
+            "transform": [{"filter": "datum.kind === 'seed'"}],
+            "mark": {
+                "type": "line",
+                "strokeWidth": 1.6,
+                "opacity": 0.85,
+                "point": {"size": 14, "filled": True},
+            },
+            "encoding": {
+                "x": x,
+                "y": y,
+                "detail": {"field": "run", "type": "nominal"},
+                "color": colour(arms, legend=False),
+                "tooltip": tips,
+            },
+        },
+        {
+            "transform": [null],
+            "mark": {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.4, "clip": True},
+            "encoding": {"x": x, "y": y},
+        },
+    ]
+
+
 def overlay(
     arms: Sequence[Arm],
     *,
@@ -120,16 +125,14 @@ def overlay(
         "y": up,
         "detail": {"field": "run", "type": "nominal"},
         "color": colour(arms, legend=True),
+        "order": {"field": "step"},
     }
+    names = {"arm": "arm", "run": "run", "step": "step"}
     tips = [
-        {"field": "arm", "title": "arm"},
-        {"field": "run", "title": "run"},
-        {"field": "step", "title": "step"},
-        {"field": x, "title": x_title, "format": ".3~g"},
+        *({"field": name, "title": title} for name, title in names.items()),
+        *([] if x in names else [{"field": x, "title": x_title, "format": ".3~g"}]),
         {"field": "value", "title": y_title, "format": ".3~g"},
     ]
-    if x == "step":
-        tips.pop(3)
     seeds = {
         "transform": [{"filter": "datum.kind === 'seed'"}],
         "mark": {
@@ -138,7 +141,7 @@ def overlay(
             "opacity": 0.85,
             "point": {"size": 18, "filled": True},
         },
-        "encoding": {**base, "order": {"field": "step"}, "tooltip": tips},
+        "encoding": {**base, "tooltip": tips},
     }
     nulls = {
         "transform": [{"filter": "datum.kind === 'null'"}],
@@ -149,7 +152,7 @@ def overlay(
             "opacity": 0.75,
             "clip": True,
         },
-        "encoding": {**base, "order": {"field": "step"}},
+        "encoding": base,
     }
     return {"$schema": SCHEMA, "width": width, "height": 240, "layer": [nulls, seeds]}
 

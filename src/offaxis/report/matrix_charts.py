@@ -83,6 +83,11 @@ def lines(
             **({"values": charts.STEP_TICKS, "tickCount": 12} if x_log else {}),
         },
     }
+    tips = [
+        {"field": "arm", "title": "arm"},
+        {"field": "index", "title": "index"},
+        {"field": "value", "title": y_title, "format": ".3~g"},
+    ]
     return {
         "$schema": charts.SCHEMA,
         "width": width,
@@ -101,16 +106,7 @@ def lines(
             {
                 "transform": [{"filter": "datum.kind === 'curve'"}],
                 "mark": {"type": "line", "strokeWidth": 1.8, "opacity": 0.9},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": colour,
-                    "tooltip": [
-                        {"field": "arm", "title": "arm"},
-                        {"field": "index", "title": "index"},
-                        {"field": "value", "title": y_title, "format": ".3~g"},
-                    ],
-                },
+                "encoding": {"x": x, "y": y, "color": colour, "tooltip": tips},
             },
         ],
     }

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from offaxis.report import atlas, figures, matrix_charts
-from offaxis.report.figures import Figure, Variants
+from offaxis.report.figures import Figure
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.study import Study
-from offaxis.report.words import NULL_WORDS
+from offaxis.report.words import FIGURE_WORDS, NULL_WORDS
 
 
 @dataclass(frozen=True)
@@ -66,71 +66,17 @@ def _learning(study: Study) -> Group:
 
 def _geometry(study: Study) -> Group:
     made = [
-        _plain(
-            study,
-            "sparsity",
-            "Sparsity: weights that bf16 does not see move",
-            "Share of weights whose bf16 value stayed the same. Look at the distance between line "
-            "and dashed null: on the null, the size of the update alone explains the sparsity.",
-        ),
-        _sides(
-            study,
-            "mean",
-            "Rotation: mean principal angle",
-            "How far the leading singular directions of each matrix turned. Above the null, the "
-            "update turns them more than a structureless update of the same entries would.",
-        ),
-        _sides(study, "max", "Rotation: largest principal angle", _boundary_caption(study)),
-        _plain(
-            study,
-            "shift",
-            "Spectral shift",
-            "Relative change of the singular values. Small values with a small null beside them "
-            "mean a small update, not a protected spectrum.",
-        ),
-        _plain(
-            study,
-            "principal",
-            "Changed weights among the principal ones",
-            "Share of the changed weights that lie in the mask of principal weights. Below the "
-            "null would be avoidance; on the null it is rounding, which hides moves of big "
-            "weights.",
-        ),
-        _plain(
-            study,
-            "low",
-            "Changed weights among the small ones",
-            "Share of the changed weights that are small. Rounding lets small weights change more "
-            "easily; only a distance from the null is a preference of the training.",
-        ),
+        _plain(study, "sparsity"),
+        _sides(study, "mean", FIGURE_WORDS["rotation_mean"][1]),
+        _sides(study, "max", _boundary_caption(study)),
+        _plain(study, "shift"),
+        _plain(study, "principal"),
+        _plain(study, "low"),
         _storages(study),
-        _plain(
-            study,
-            "norm",
-            "Size of the update",
-            "Norm of the delta relative to that of the anchor: how far each arm has travelled. "
-            "Most orders in this chapter follow this one.",
-        ),
-        _plain(
-            study,
-            "hill",
-            "Tail of the update's spectrum (Hill exponent)",
-            "Lower is heavier-tailed: a few directions dominate.",
-        ),
-        _by_k(
-            study,
-            "right_to_final",
-            "Similarity to the final directions",
-            "How much of the final leading directions is already there. It must end at 1 for any "
-            "process; only the height above the random walk says that directions were fixed early.",
-        ),
-        _by_k(
-            study,
-            "right_increment",
-            "Similarity of the update so far and its next increment",
-            "The leading directions of the update so far, against those of the step that follows. "
-            "The two share nothing by construction, unlike an update and its own end.",
-        ),
+        _plain(study, "norm"),
+        _plain(study, "hill"),
+        _by_k(study, "right_to_final"),
+        _by_k(study, "right_increment"),
     ]
     shown = tuple(figure for figure in made if figure is not None and figure.rows)
     return Group(
@@ -168,16 +114,19 @@ def _matched(study: Study) -> Group:
     )
 
 
-def _plain(study: Study, key: str, title: str, caption: str) -> Figure | None:
+def _plain(study: Study, key: str) -> Figure | None:
     if not figures.has(study, key):
         return None
-    return _figure(study, key, title, caption, [("", QUANTITIES[key])])
+    return figures.trajectory(study, key, *FIGURE_WORDS[key], [("", QUANTITIES[key])])
 
 
-def _sides(study: Study, which: str, title: str, caption: str) -> Figure | None:
+def _sides(study: Study, which: str, caption: str) -> Figure | None:
     variants = [(side, QUANTITIES[f"{side}_{which}"]) for side in ("right", "left")]
-    present = [(side, q) for side, q in variants if figures.has(study, q.key)]
-    return _figure(study, f"rotation_{which}", title, caption, present) if present else None
+    present = [(side, quantity) for side, quantity in variants if figures.has(study, quantity.key)]
+    if not present:
+        return None
+    key = f"rotation_{which}"
+    return figures.trajectory(study, key, FIGURE_WORDS[key][0], caption, present)
 
 
 def _storages(study: Study) -> Figure | None:
@@ -190,25 +139,18 @@ def _storages(study: Study) -> Figure | None:
         (names.get(text, text), rank.with_settings(as_=text))
         for text in sorted(measured, key=lambda text: (text != "stored", text))
     ]
-    caption = "How many directions carry the update's energy. Far below the null: truly low rank. "
+    title, caption = FIGURE_WORDS["stable_rank"]
     if len(variants) > 1:
-        caption += (
-            "Lower row: the same checkpoints as bf16 files would show them; where updates are "
-            "small, rounding noise makes them look higher-rank than they are."
-        )
-    return _figure(study, "stable_rank", "Stable rank", caption, variants)
+        caption += f" {FIGURE_WORDS['stable_rank_bf16'][1]}"
+    return figures.trajectory(study, "stable_rank", title, caption, variants)
 
 
-def _by_k(study: Study, key: str, title: str, caption: str) -> Figure | None:
+def _by_k(study: Study, key: str) -> Figure | None:
     if not figures.has(study, key):
         return None
     measured = study.frame.settings("similarity", "K")
     variants = [(f"K = {k}", QUANTITIES[key].with_settings(K=k)) for k in measured]
-    return _figure(study, key, title, caption, variants or [("", QUANTITIES[key])])
-
-
-def _figure(study: Study, key: str, title: str, caption: str, variants: Variants) -> Figure:
-    return figures.trajectory(study, key, title, caption, variants)
+    return figures.trajectory(study, key, *FIGURE_WORDS[key], variants or [("", QUANTITIES[key])])
 
 
 def null_sentence(figure: Figure) -> str:
@@ -219,11 +161,7 @@ def null_sentence(figure: Figure) -> str:
 
 def _boundary_caption(study: Study) -> str:
     """Explain the largest angle, with the share of readings whose boundary is uncertain."""
-    caption = (
-        "The largest angle sits at the edge of the chosen subspace. Where the spectral norm of "
-        "the delta exceeds the gap between the k-th and the next singular value, directions may "
-        "simply have changed places"
-    )
+    caption = FIGURE_WORDS["rotation_max"][1]
     ratios = _final_gap_ratios(study, QUANTITIES["gap_ratio"])
     if not ratios:
         return caption + "."

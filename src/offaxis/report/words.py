@@ -1,4 +1,67 @@
-"""What nulls, flags and diagnostics mean, in plain words."""
+"""What figures, nulls, flags and diagnostics mean, in plain words."""
+
+# The title of each figure over training, and what its caption says to look at.
+FIGURE_WORDS = {
+    "sparsity": (
+        "Sparsity: weights that bf16 does not see move",
+        "Share of weights whose bf16 value stayed the same. Look at the distance between line "
+        "and dashed null: on the null, the size of the update alone explains the sparsity.",
+    ),
+    "rotation_mean": (
+        "Rotation: mean principal angle",
+        "How far the leading singular directions of each matrix turned. Above the null, the "
+        "update turns them more than a structureless update of the same entries would.",
+    ),
+    "rotation_max": (
+        "Rotation: largest principal angle",
+        "The largest angle sits at the edge of the chosen subspace. Where the spectral norm of "
+        "the delta exceeds the gap between the k-th and the next singular value, directions may "
+        "simply have changed places",
+    ),
+    "shift": (
+        "Spectral shift",
+        "Relative change of the singular values. Small values with a small null beside them "
+        "mean a small update, not a protected spectrum.",
+    ),
+    "principal": (
+        "Changed weights among the principal ones",
+        "Share of the changed weights that lie in the mask of principal weights. Below the "
+        "null would be avoidance; on the null it is rounding, which hides moves of big weights.",
+    ),
+    "low": (
+        "Changed weights among the small ones",
+        "Share of the changed weights that are small. Rounding lets small weights change more "
+        "easily; only a distance from the null is a preference of the training.",
+    ),
+    "stable_rank": (
+        "Stable rank",
+        "How many directions carry the update's energy. Far below the null: truly low rank.",
+    ),
+    "stable_rank_bf16": (
+        "",
+        "Lower row: the same checkpoints as bf16 files would show them; where updates are "
+        "small, rounding noise makes them look higher-rank than they are.",
+    ),
+    "norm": (
+        "Size of the update",
+        "Norm of the delta relative to that of the anchor: how far each arm has travelled. "
+        "Most orders in this chapter follow this one.",
+    ),
+    "hill": (
+        "Tail of the update's spectrum (Hill exponent)",
+        "Lower is heavier-tailed: a few directions dominate.",
+    ),
+    "right_to_final": (
+        "Similarity to the final directions",
+        "How much of the final leading directions is already there. It must end at 1 for any "
+        "process; only the height above the random walk says that directions were fixed early.",
+    ),
+    "right_increment": (
+        "Similarity of the update so far and its next increment",
+        "The leading directions of the update so far, against those of the step that follows. "
+        "The two share nothing by construction, unlike an update and its own end.",
+    ),
+}
 
 NULL_WORDS = {
     "gate_half_ulp": "an unstructured update of the same norm, through bf16 rounding (half an ulp)",
