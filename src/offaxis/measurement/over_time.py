@@ -86,7 +86,7 @@ def _walk_stages(
 
 
 def _top(W: torch.Tensor, K: int) -> TopFactors | None:
-    factors = gram_svd(W)
-    if factors.s[0] == 0 or factors.U is None or factors.Vh is None:
-        return None
-    return TopFactors(factors.U[:, :K], factors.Vh[:K].T, factors.s)
+    U, s, Vh = gram_svd(W, K)
+    assert U is not None
+    assert Vh is not None
+    return TopFactors(U, Vh.T, s) if s[0] > 0 else None

@@ -1,10 +1,7 @@
 """Measure trajectories into a results folder: plan, stream, assemble."""
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +18,7 @@ from offaxis.measurement.plan import Plan, make_plan
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest
 from offaxis.measurement.stream import run_task
 from offaxis.table import ResultsFolder
+from offaxis.workers import worker_pool
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
@@ -58,13 +56,14 @@ def measure(
     plan = make_plan([_extended(t, earlier, results) for t in trajectories], results, options)
     _require_same_anchors(plan, earlier, results)
     console.print(plan.describe())
-    with _pool(workers or os.cpu_count() or 1) as pool, progress(console) as bars:
+    with worker_pool(workers, _single_thread) as pool, progress(console) as bars:
         bar = bars.add_task("measuring matrices", total=len(plan.tasks))
         for _ in _each_done(pool, run_task, plan.tasks):
             bars.advance(bar)
         bar = bars.add_task("comparing checkpoints", total=len(plan.trajectories))
-        for trajectory in plan.trajectories:
-            _write_run(results, trajectory, pool.map(rows_of, _views(plan, trajectory, earlier)))
+        parts = [pool.map(rows_of, _views(plan, t, earlier)) for t in plan.trajectories]
+        for trajectory, rows in zip(plan.trajectories, parts, strict=True):
+            _write_run(results, trajectory, rows)
             bars.advance(bar)
     results.write_manifest(manifest(plan, options, earlier, study))
     return results
@@ -95,24 +94,6 @@ def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Iterator[R
     log = training_rows(trajectory)
     if log:
         results.write("training", trajectory.run, log)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    """A pool of single-threaded processes, whose unfinished work is dropped on any error."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_single_thread)
-    try:
-        yield pool
-    except BrokenExecutor as error:
-        raise ResultsError(
-            "a measuring process",
-            expected="it to finish its matrix",
-            found="it was killed, perhaps for want of memory",
-            do="run the same command again, with fewer --workers; finished units are kept",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _single_thread() -> None:

@@ -1,0 +1,70 @@
+"""Worker processes: as many as cores, ended with their work and with their parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import contextmanager
+
+from offaxis.errors import ResultsError
+
+
+def num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def worker_pool(
+    count: int | None, begin: Callable[..., None], *arguments: object
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with this block, at once where it ends in an error.
+
+    Args:
+        count: How many; as many as cores by default.
+        begin: Called in each process before its first work.
+        arguments: What `begin` is given.
+
+    Raises:
+        ResultsError: If a process was killed from outside.
+    """
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        count or num_cores(),
+        multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(begin, arguments),
+    )
+    try:
+        yield pool
+    except BaseException as error:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        if isinstance(error, BrokenExecutor):
+            raise ResultsError(
+                "a worker process",
+                expected="it to finish its work",
+                found="it was killed, perhaps for want of memory",
+                do="run the same command again, with fewer --workers if memory is short; "
+                "what was finished is kept",
+            ) from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(begin: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    """Prepare a worker: leave Ctrl-C to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin(*arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has: a killed parent cannot ask for it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
