@@ -89,20 +89,20 @@ def demo(
     preset: str = "default",
     *,
     workers: int | None = None,
-    is_dry_run: bool = False,
+    dry_run: bool = False,
     console: Console | None = None,
-) -> Path:
+) -> dict[str, Any]:
     """Train, measure and report.
 
     Args:
         out: The folder of models, runs, results and the page.
         preset: A key of `PRESETS`.
         workers: Runs trained at a time, one thread each; as many as there are cores by default.
-        is_dry_run: Print the plan and stop.
+        dry_run: Print the plan and stop.
         console: Where the plan and the progress go; standard error by default.
 
     Returns:
-        The page, `out/report.html`.
+        Where the page, the results and the runs are; for a dry run the stages of the plan.
 
     Raises:
         UsageError: If there is no such preset.
@@ -114,9 +114,8 @@ def demo(
     workers = workers or num_cores()
     jobs = demo_jobs(recipes, out)
     print_plan(jobs, workers, console)
-    page = out / "report.html"
-    if is_dry_run:
-        return page
+    if dry_run:
+        return {"preset": preset, "stages": [job.stage._asdict() for job in jobs.values()]}
     train_all(jobs, out, workers, console)
     # Imported late: a plan or a broken recipe needs neither.
     from offaxis.measurement import measure_runs
@@ -126,8 +125,12 @@ def demo(
     study = {"preset": preset, "title": chosen.title, "notes": [*_NOTES, *chosen.notes]}
     results = out / "results"
     measure_runs(folders, results, study=study, workers=workers, console=console)
-    write_report(results, page)
-    return page
+    page = write_report(results, out / "report.html")
+    return {
+        "report": str(page),
+        "results": str(results),
+        "runs": [str(folder) for folder in folders],
+    }
 
 
 def demo_recipes(preset: Preset) -> list[Recipe]:

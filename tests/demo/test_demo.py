@@ -1,6 +1,7 @@
 """The demo: what it would train and in which order, and that workers train, fail and keep."""
 
 import io
+import json
 import multiprocessing
 
 import pytest
@@ -69,7 +70,9 @@ def test_the_default_has_three_seeds_and_smoke_is_smaller(tmp_path):
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path):
     console = quiet()
-    demo(tmp_path / "out", "smoke", is_dry_run=True, console=console)
+    said = demo(tmp_path / "out", "smoke", dry_run=True, console=console)
+    assert json.dumps(said)
+    assert len(said["stages"]) == 9
     text = console.file.getvalue()
     assert "opd-s0" in text
     assert "MB on disk" in text

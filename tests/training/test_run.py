@@ -1,17 +1,19 @@
 """From a recipe to a run folder, end to end: what is left behind, what is kept, what is refused."""
 
 import errno
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from offaxis.errors import CheckpointError, NumericsError, RecipeError, ResultsError
-from offaxis.recipe import load_recipe, recipe_hash
-from offaxis.training import model_folder, recorder, run_folder, train, train_model
+from offaxis.recipe import load_recipe, recipe_hash, recipe_text
+from offaxis.training import model_folder, recorder, run_folder, train, train_command, train_model
 
 KINDS = ("sft", "opd", "grpo")
 
@@ -254,3 +256,16 @@ def test_splitting_a_step_changes_nothing_but_rounding(arm, tmp_path):
     )
     for name, w in weights(whole.checkpoint(3)).items():
         torch.testing.assert_close(weights(split.checkpoint(3))[name], w, rtol=1e-3, atol=1e-4)
+
+
+def test_the_verb_prints_a_plan_trains_and_says_where(base, tmp_path):
+    (tmp_path / "base.toml").write_text(recipe_text(base()))
+    console = Console(file=io.StringIO(), width=200)
+    planned = train_command(tmp_path / "base.toml", ["seed=3"], tmp_path, dry_run=True)
+    assert planned["run"] == "base-s3"
+    assert planned["recipe"]["seed"] == 3
+    assert not (tmp_path / "runs").exists()
+    said = train_command(tmp_path / "base.toml", ["seed=3"], tmp_path, console=console)
+    assert said["run"] == str(tmp_path / "runs" / "base-s3")
+    assert said["accuracy_final"] == 0
+    assert "base-s3: up to 3 steps" in console.file.getvalue()

@@ -1,6 +1,7 @@
 """Training: the only place that knows transformers. A recipe becomes a run folder."""
 
 from offaxis.training import _offline  # noqa: F401 - before the Hugging Face libraries
+from offaxis.training.command import train_command
 from offaxis.training.plan import Stage, plan
 from offaxis.training.recorder import Observer, Progress
 from offaxis.training.run import model_folder, run_folder, train, train_model
@@ -13,5 +14,6 @@ __all__ = [
     "plan",
     "run_folder",
     "train",
+    "train_command",
     "train_model",
 ]

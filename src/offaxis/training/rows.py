@@ -70,21 +70,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]])
 
 
 def packed(documents: Sequence[Encoded], padding: int) -> Rows:
-    """Rows as wide as the longest document, each filled with the documents that still fit.
+    """Rows as wide as the longest document, each filled with documents as far as they fit.
 
-    First fit in the order of arrival with one open row for each width: documents of one length fill
-    rows together, so that a row of short facts costs no more than its tokens.
+    First fit, the longest first: a row of short documents costs no more than its tokens.
     """
     width = max(len(d.ids) for d in documents)
     rows: list[list[Encoded]] = []
-    open_rows: dict[int, list[Encoded]] = {}
-    for document in documents:
+    room: list[int] = []
+    for document in sorted(documents, key=lambda d: -len(d.ids)):
         length = len(document.ids)
-        row = open_rows.get(length)
-        if row is None or (len(row) + 1) * length > width:
-            row = open_rows[length] = []
-            rows.append(row)
-        row.append(document)
+        fitting = (b for b, left in enumerate(room) if left >= length)
+        b = next(fitting, len(rows))
+        if b == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[b].append(document)
+        room[b] -= length
     return _as_rows(rows, width, padding)
 
 

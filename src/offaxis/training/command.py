@@ -1,0 +1,84 @@
+"""The verb `train`: one recipe, its plan or its run, and what a person sees meanwhile."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from offaxis.console import messages, progress
+from offaxis.recipe import load_recipe
+from offaxis.training.plan import plan
+from offaxis.training.recorder import Observer, Progress
+from offaxis.training.run import train
+
+
+def train_command(
+    path: Path,
+    overrides: Sequence[str] = (),
+    out: Path = Path("runs"),
+    *,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train a recipe's run and the models it starts from.
+
+    Args:
+        path: The TOML recipe.
+        overrides: `key=value` changes to it.
+        out: The folder of runs and models.
+        dry_run: Say what would be done, and stop.
+        console: Where the progress goes; standard error by default.
+
+    Returns:
+        The run folder and its accuracies; for a dry run the recipe and the stages of the plan.
+
+    Raises:
+        OffaxisError: As `load_recipe` and `train`.
+    """
+    console = console or messages()
+    recipe = load_recipe(path, overrides)
+    stages = plan(recipe, out)
+    left = [stage for stage in stages if not stage.is_finished]
+    for stage in left:
+        console.print(
+            f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
+            f"about {stage.seconds:.0f} s"
+        )
+    if dry_run:
+        return {
+            "run": recipe.run_name,
+            "seconds": sum(stage.seconds for stage in left),
+            "stages": [stage._asdict() for stage in stages],
+            "recipe": recipe.resolved(),
+        }
+    with shown(console) as observe:
+        folder = train(recipe, out, observe=observe)
+    manifest = folder.manifest() or {}
+    return {
+        "run": str(folder.root),
+        "accuracy_start": manifest["accuracy_start"],
+        "accuracy_final": manifest["accuracy_final"],
+    }
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Observer]:
+    """An observer that shows a bar for each model in work."""
+    with progress(console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def observe(report: Progress) -> None:
+            if report.run not in tasks:
+                tasks[report.run] = bars.add_task(report.run, total=report.max_steps)
+            known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
+            total = report.step if report.finished else report.max_steps
+            bars.update(
+                tasks[report.run],
+                completed=report.step,
+                total=total,
+                description=f"{report.run}{known}",
+            )
+
+        yield observe
