@@ -84,8 +84,10 @@ def assert_drawn(tab, *, paper):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == paper
 
 
-def test_selectors_redraw_the_map(demo_results, tmp_path, opened):
+def test_points_answer_and_selectors_redraw_the_map(demo_results, tmp_path, opened):
     tab, seen = opened(write_report(demo_results, tmp_path / "page.html"))
+    tab.locator("#figure-sparsity .mark-symbol path").last.hover(force=True)
+    tab.locator(".tip", has_text="run: rlvr-random-s").wait_for()
     tab.select_option("#map-controls select[name=quantity]", "stable_rank")
     tab.select_option("#map-controls select[name=of]", "excess")
     cell = tab.locator("[data-atlas=heat] svg .mark-text text").first

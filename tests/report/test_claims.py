@@ -92,6 +92,13 @@ def test_equal_accuracy_by_equal_paths_takes_the_difference_away(verdict_of, arm
     assert judged.verdict is Verdict.FAILS
 
 
+def test_shape_is_what_remains_at_equal_norm(verdict_of, arms):
+    assert verdict_of("shape", arms).verdict is Verdict.FAILS
+    effects = dict.fromkeys(("right_mean", "spectral_shift", "stable_rank"), 1.5)
+    arms["rlvr"] = replace(arms["rlvr"], effects=effects)
+    assert verdict_of("shape", arms).verdict is Verdict.HOLDS
+
+
 def test_bf16_inflation(verdict_of, arms):
     judged = verdict_of("bf16_rank", arms)
     assert judged.verdict is Verdict.HOLDS

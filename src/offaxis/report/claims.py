@@ -144,12 +144,17 @@ CLAIMS = (
     ),
     Claim(
         "accuracy",
-        "RLVR moves the weights differently from OPD.",
+        "At equal accuracy, RLVR has moved the weights differently from OPD.",
         (
             MostDiffer(PUBLISHED, SIZES, ("opd", "rlvr"), "end"),
             MostDiffer("Same anchor, same accuracy", SIZES, ("opd", "rlvr"), "accuracy"),
             MostDiffer("RLVR trained on", SIZES, ("opd", "rlvr-long"), "accuracy", decides=False),
         ),
+    ),
+    Claim(
+        "shape",
+        "RLVR's update differs from OPD's in more than its size.",
+        (MostDiffer(FAIR, SHAPES, ("opd", "rlvr"), "norm"),),
     ),
     Claim(
         "learning",

@@ -161,7 +161,7 @@ def against_norm(study: Study, key: str, title: str, caption: str, quantity: Qua
 
 def over_steps(study: Study, key: str, title: str, caption: str, logged: str) -> Figure:
     """Draw something that training logged, all arms in one chart."""
-    factor, unit = (100.0, "%") if logged == "accuracy" else (1.0, "nats")
+    factor, unit, log = (100.0, "%", False) if logged == "accuracy" else (1.0, "nats", True)
     rows: list[Row] = []
     body: list[tuple[str, ...]] = []
     for arm in study.arms:
@@ -171,7 +171,8 @@ def over_steps(study: Study, key: str, title: str, caption: str, logged: str) ->
                 continue
             for step, value in zip(*curve, strict=True):
                 row = {"kind": "seed", "arm": arm.label, "run": run, "step": int(step)}
-                rows.append({**row, "value": factor * float(value)})
+                if value > 0 or not log:
+                    rows.append({**row, "value": factor * float(value)})
                 body.append((arm.label, run, str(int(step)), number(factor * float(value))))
     spec = charts.overlay(
         study.arms,
@@ -179,7 +180,7 @@ def over_steps(study: Study, key: str, title: str, caption: str, logged: str) ->
         x_title="step",
         x_log=False,
         y_title=f"{title.lower()} ({unit})",
-        y_log=False,
+        y_log=log,
         data=rows,
     )
     table = TableView(("arm", "run", "step", f"{logged} ({unit})"), tuple(body))

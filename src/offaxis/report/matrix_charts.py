@@ -105,7 +105,12 @@ def lines(
             },
             {
                 "transform": [{"filter": "datum.kind === 'curve'"}],
-                "mark": {"type": "line", "strokeWidth": 1.8, "opacity": 0.9},
+                "mark": {
+                    "type": "line",
+                    "strokeWidth": 1.8,
+                    "opacity": 0.9,
+                    "point": "transparent",
+                },
                 "encoding": {"x": x, "y": y, "color": colour, "tooltip": tips},
             },
         ],

@@ -95,7 +95,7 @@ _ALL = [
     Quantity("effective_rank", "rank", "effective_rank", "Effective rank", log=True),
     Quantity("spikes", "rank", "spikes", "Directions above the noise edge"),
     Quantity("top16", "rank", "top16_energy", "Energy in the top 16 directions", "%", 100.0),
-    Quantity("hill", "tail", "hill", "Hill exponent"),
+    Quantity("hill", "tail", "hill", "Hill exponent", log=True),
     Quantity("right_to_final", "similarity", "right_to_final", "Similarity to the end, right"),
     Quantity("left_to_final", "similarity", "left_to_final", "Similarity to the end, left"),
     Quantity("right_increment", "similarity", "right_increment", "Similarity of increments, right"),

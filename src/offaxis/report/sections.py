@@ -53,7 +53,8 @@ def _learning(study: Study) -> Group:
             study,
             "forward_kl",
             "Forward KL from the start",
-            "How far the outputs moved: KL(anchor ‖ model) on the anchor's own fixed samples. "
+            "How far the outputs moved: KL(start ‖ model) on the start's own fixed samples, "
+            "on a logarithmic axis. "
             "In published work forgetting followed this, not readings of the weights "
             "(arXiv:2509.04259).",
             "forward_kl_nats",

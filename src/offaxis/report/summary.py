@@ -170,7 +170,7 @@ def matched_tables(study: Study) -> list[Matched]:
     wanted = [
         ("Matched norm, arms from one anchor", fair, AT_NORM, "norm"),
         ("Matched norm, with SFT from the base", based, AT_NORM, "any-norm"),
-        ("Matched accuracy: OPD and RLVR", learned, COMPARED, "accuracy"),
+        ("Matched accuracy, arms from one anchor", learned, COMPARED, "accuracy"),
         (
             "Matched accuracy: RLVR trained on until it is as good as OPD",
             long,

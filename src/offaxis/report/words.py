@@ -9,8 +9,9 @@ FIGURE_WORDS = {
     ),
     "rotation_mean": (
         "Rotation: mean principal angle",
-        "How far the leading singular directions of each matrix turned. Above the null, the "
-        "update turns them more than a structureless update of the same entries would.",
+        "How far the leading singular directions of each matrix turned (right: input side, left: "
+        "output side). Above the null, the update turns them more than the same entries with "
+        "random signs would.",
     ),
     "rotation_max": (
         "Rotation: largest principal angle",
