@@ -92,6 +92,8 @@ def test_points_answer_and_selectors_redraw_the_map(demo_results, tmp_path, open
     tab.select_option("#map-controls select[name=of]", "excess")
     cell = tab.locator("[data-atlas=heat] svg .mark-text text").first
     cell.filter(has_text="\u221232.5").wait_for()
+    tab.set_viewport_size({"width": 400, "height": 900})
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert len(seen) == 1
 
 
