@@ -147,6 +147,13 @@ def test_an_interrupted_run_is_not_finished_and_is_done_again_from_its_start(bas
     assert files(folder.root) == files(train(recipe, tmp_path / "b").root)
 
 
+def test_a_run_killed_before_its_first_manifest_is_done_again(base, tmp_path):
+    folder = run_folder(base(), tmp_path)
+    folder.root.mkdir(parents=True)
+    (folder.root / ".manifest.json.1.partial").write_text("{")
+    assert train(base(), tmp_path).manifest()["finished"] is True
+
+
 def test_a_finished_run_that_lost_a_checkpoint_is_done_again(base, tmp_path):
     folder = train(base(), tmp_path)
     whole = files(folder.root)

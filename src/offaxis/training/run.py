@@ -76,7 +76,8 @@ def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     if not folder.root.exists():
         return False
     manifest = folder.manifest()
-    if manifest is None and any(folder.root.iterdir()):
+    # Hidden files are what a killed process may have left before its first manifest was whole.
+    if manifest is None and any(path.name[0] != "." for path in folder.root.iterdir()):
         raise _occupied(folder, "files that no run of offaxis has left")
     if manifest is None or not manifest["finished"]:
         return False
