@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
-from offaxis.recipe import ModelConfig, Recipe
+from offaxis.recipe import ModelConfig, ModelSource, Recipe
 from offaxis.tasks.base import Task
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
 from offaxis.training.run import is_finished, model_folder, run_folder
@@ -78,7 +78,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
             for kind, count in recipe.data.mixture.items()
         )
     planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
-    parameters = num_parameters(_config(recipe), len(task.alphabet))
+    parameters = _parameters_of(recipe.start, len(task.alphabet))
     evaluation = recipe.evaluation
     judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))
     checked = 0
@@ -90,12 +90,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     if objective.rollouts:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
     if recipe.teacher is not None:
-        step_seconds += (
-            2
-            * num_parameters(_config_of(recipe.teacher.recipe), len(task.alphabet))
-            * tokens
-            / _FLOPS
-        )
+        step_seconds += 2 * _parameters_of(recipe.teacher, len(task.alphabet)) * tokens / _FLOPS
     return Stage(
         name,
         recipe.steps.max,
@@ -106,10 +101,8 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     )
 
 
-def num_parameters(config: ModelConfig | None, vocabulary: int) -> int:
-    """Parameters of a model of Qwen3's architecture; 0 where its configuration is not known."""
-    if config is None:
-        return 0
+def num_parameters(config: ModelConfig, vocabulary: int) -> int:
+    """Parameters of a model of Qwen3's architecture."""
     hidden, head = config.hidden_size, config.head_dim
     attention = 2 * hidden * head * (config.num_attention_heads + config.num_key_value_heads)
     layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden + 2 * head
@@ -117,10 +110,14 @@ def num_parameters(config: ModelConfig | None, vocabulary: int) -> int:
     return config.num_hidden_layers * layer + embeddings + hidden
 
 
-def _config(recipe: Recipe) -> ModelConfig | None:
-    """The configuration a run's model was made from, however many recipes ago."""
-    return recipe.start.config or _config_of(recipe.start.recipe)
-
-
-def _config_of(recipe: Recipe | None) -> ModelConfig | None:
-    return None if recipe is None else _config(recipe)
+def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
+    """Parameters of a source's model, however many recipes ago it was made."""
+    if source is None:
+        return 0
+    if source.config is not None:
+        return num_parameters(source.config, vocabulary)
+    if source.recipe is not None:
+        return _parameters_of(source.recipe.start, vocabulary)
+    # A foreign folder: what its files hold, as if in float32.
+    files = Path(source.path or "").glob("*.safetensors")
+    return sum(file.stat().st_size for file in files) // 4

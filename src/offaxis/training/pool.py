@@ -1,14 +1,8 @@
 """Many runs on a few cores: each as soon as what it builds on is there, the longest first."""
 
 import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -18,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import progress
-from offaxis.errors import ResultsError
 from offaxis.recipe import Recipe
 from offaxis.training.plan import Stage
 from offaxis.training.recorder import Progress
 from offaxis.training.run import train, train_model
+from offaxis.workers import worker_pool
 
 _POLL_SECONDS = 0.2
 
@@ -52,7 +46,7 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
     order.prepare()
     context = multiprocessing.get_context("spawn")
     news: News = context.Queue()
-    with _workers(workers, news) as pool, _Board(jobs, console) as board:
+    with worker_pool(workers, _begin, news) as pool, _Board(jobs, console) as board:
         waiting: list[str] = []
         running: dict[Future[None], str] = {}
         while order.is_active():
@@ -65,7 +59,7 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
             board.read(news)
             for future in done:
                 name = running.pop(future)
-                _check(future, name)
+                future.result()
                 board.finish(name)
                 order.done(name)
 
@@ -74,36 +68,6 @@ def _remaining(name: str, jobs: dict[str, Job]) -> float:
     """Seconds on the longest path from a job to the end: the longest is started first."""
     later = [other for other, job in jobs.items() if name in job.needs]
     return jobs[name].stage.seconds + max((_remaining(other, jobs) for other in later), default=0)
-
-
-def _check(future: Future[None], name: str) -> None:
-    """Raise the error of a run; a worker that was killed has none of its own."""
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        raise ResultsError(
-            name,
-            expected="a worker process that lives until its run is done",
-            found="it was killed, perhaps for want of memory",
-            do="run the same command again (what was finished is kept), with fewer --workers if "
-            "memory is short",
-        ) from error
-
-
-@contextmanager
-def _workers(count: int, news: News) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this block, at once where it ends in an error."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(news,))
-    try:
-        yield pool
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Board:
@@ -148,18 +112,8 @@ class _Post:
 
 
 def _begin(news: News) -> None:
-    """Prepare a worker: leave Ctrl-C to the parent, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Give a worker its letter box."""
     _Post.news = news
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has: a killed parent cannot ask for it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(name: str, job: Job, out: Path) -> None:
