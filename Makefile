@@ -2,14 +2,13 @@
 
 PYTHON ?= python3
 PRESET ?= default
-OUT ?= demo
 BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test check bench trials setup clean
 
 demo: $(READY)
-	$(BIN)/offaxis demo $(OUT) --preset $(PRESET)
+	$(BIN)/offaxis demo --preset $(PRESET)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not trials"
@@ -40,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	echo "set-up done in $$(( $$(date +%s) - begin )) s, not counted in what follows"
 
 clean:
-	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo demo-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,13 +10,16 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 
-settings.register_profile("offaxis", deadline=None, derandomize=True)
-settings.load_profile("offaxis")
+IN_TRIALS = bool(os.environ.get("OFFAXIS_TRIALS"))
+
+settings.register_profile("short", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("trials", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("trials" if IN_TRIALS else "short")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long forms run in `make trials` only."""
-    if os.environ.get("OFFAXIS_TRIALS"):
+    if IN_TRIALS:
         return
     for item in items:
         if item.get_closest_marker("trials"):

@@ -14,10 +14,10 @@ from offaxis.errors import UsageError
 from tests.models import anchor_weights, save, save_run
 
 VERBS = {
-    "demo": {"OUT", "--out", "--preset", "--workers", "--dry-run", "--json"},
-    "train": {"RECIPE", "--recipe", "--out", "--set", "--dry-run", "--json"},
+    "demo": {"--out", "--preset", "--workers", "--dry-run", "--json"},
+    "train": {"--recipe", "--out", "--set", "--dry-run", "--json"},
     "measure": {
-        "PATHS",
+        "--paths",
         "--out",
         "--anchor",
         "--run",
@@ -30,7 +30,7 @@ VERBS = {
         "--dry-run",
         "--json",
     },
-    "report": {"RESULTS", "--results", "--out", "--json"},
+    "report": {"--results", "--out", "--json"},
     "list": {"--json"},
 }
 
@@ -158,7 +158,7 @@ def test_list_names_every_plug_in(capsys: pytest.CaptureFixture) -> None:
     found = json.loads(capsys.readouterr().out)
     assert "stable_rank" in found["diagnostics"]["rank"]["quantities"]
     assert {"sft", "opd", "grpo"} <= set(found["objectives"])
-    assert "chain" in found["tasks"]
+    assert "chain13" in found["tasks"]
     assert "tiny/opd.toml" in found["recipes"]
 
 

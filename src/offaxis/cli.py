@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,7 +65,9 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.command
 def demo(
-    out: Annotated[Path, Parameter(help="Output folder.")] = Path("demo"),
+    out: Annotated[
+        Path | None, Parameter(help="Output folder; demo, or demo-PRESET, by default.")
+    ] = None,
     *,
     preset: Annotated[Preset, Parameter(help="How much to train.")] = "default",
     workers: Workers = None,
@@ -76,7 +77,8 @@ def demo(
     """Train a tiny model three ways, measure every update against its null, show the result."""
     from offaxis.demo import demo as run_demo
 
-    _say(run_demo(out, preset=preset, workers=workers, dry_run=dry_run), as_json)
+    folder = out or Path("demo" if preset == "default" else f"demo-{preset}")
+    _say(run_demo(folder, preset=preset, workers=workers, dry_run=dry_run), as_json)
 
 
 @app.command
@@ -160,9 +162,10 @@ def report(
 @app.command(name="list")
 def list_(*, as_json: Json = False) -> None:
     """List diagnostics, objectives, tasks and recipes."""
-    from offaxis.listing import listing
+    from offaxis.listing import as_lines, listing
 
-    _say(listing(), as_json)
+    found = listing()
+    _say(found if as_json else as_lines(found), as_json)
 
 
 def assignments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -171,6 +174,8 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: If there is no `=`.
     """
+    import tomllib
+
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

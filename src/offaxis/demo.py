@@ -6,7 +6,6 @@
 What is finished stays finished: after an interruption the same command goes on from there.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from rich.table import Table
 from offaxis.catalog import suggestion
 from offaxis.console import messages
 from offaxis.errors import UsageError
-from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from
+from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from, recipes_folder
 from offaxis.training.plan import Stage, plan
 from offaxis.training.pool import Job, train_all
 from offaxis.training.run import model_folder, run_folder
+from offaxis.workers import num_cores
 
 # Each arm and whether it is repeated with every training seed.
 ARMS = {
@@ -177,18 +177,6 @@ def print_plan(jobs: dict[str, Job], workers: int, console: Console) -> None:
         f"About {left / workers / 60:.1f} minutes of training with {workers} worker(s), "
         f"{disk / 1e6:.0f} MB on disk; steps are upper bounds where a run stops on accuracy."
     )
-
-
-def recipes_folder() -> Path:
-    """The recipes that come with offaxis: inside an installed package, beside `src` in the tree."""
-    package = Path(__file__).parent
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parents[1] / "recipes"
-
-
-def num_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chosen(preset: str) -> Preset:

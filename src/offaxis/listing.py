@@ -2,15 +2,47 @@
 
 from typing import Any
 
+from offaxis.catalog import collect
 from offaxis.diagnostics import similarity
-from offaxis.measurement.options import diagnostics
+from offaxis.diagnostics.base import Diagnostic
+from offaxis.objectives.base import Objective
+from offaxis.recipe import recipes_folder
+from offaxis.tasks.base import Task
 
 
 def listing() -> dict[str, Any]:
-    """Every plug-in that was found, with what it measures and where its definition stands."""
-    found: dict[str, Any] = {
-        f"diagnostic {item.name}": f"{', '.join(item.units)} ({item.source})"
-        for item in diagnostics().values()
+    """Every plug-in that was found, with what it measures or does and where it is defined."""
+    diagnostics = {
+        item.name: {"quantities": list(item.units), "source": item.source}
+        for item in collect("offaxis.diagnostics", Diagnostic).values()
     }
-    found[f"diagnostic {similarity.NAME}"] = f"{', '.join(similarity.UNITS)} ({similarity.SOURCE})"
-    return found
+    diagnostics[similarity.NAME] = {
+        "quantities": list(similarity.UNITS),
+        "source": similarity.SOURCE,
+    }
+    folder = recipes_folder()
+    return {
+        "diagnostics": diagnostics,
+        "objectives": {
+            item.name: {"summary": item.summary, "source": item.source}
+            for item in collect("offaxis.objectives", Objective).values()
+        },
+        "tasks": sorted(collect("offaxis.tasks", Task)),
+        "recipes": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.toml")),
+    }
+
+
+def as_lines(found: dict[str, Any]) -> dict[str, str]:
+    """The listing as one line an entry, for people."""
+    return {
+        **{
+            f"diagnostic {name}": f"{', '.join(item['quantities'])} ({item['source']})"
+            for name, item in found["diagnostics"].items()
+        },
+        **{
+            f"objective {name}": f"{item['summary']} ({item['source']})"
+            for name, item in found["objectives"].items()
+        },
+        "tasks": ", ".join(found["tasks"]),
+        "recipes": ", ".join(found["recipes"]),
+    }

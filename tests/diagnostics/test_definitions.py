@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.catalog import collect
@@ -148,7 +148,6 @@ def test_a_zero_update_reads_what_is_documented(shape: tuple[int, int]) -> None:
             assert "zero_update" in reading.flags
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.sampled_from(["zero anchor", "rank one", "ties", "subnormal", "huge", "ordinary"]),

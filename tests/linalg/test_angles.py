@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.errors import NumericsError
@@ -44,7 +44,6 @@ def test_prescribed_angles_are_recovered(angles: list[float]) -> None:
         assert bool(((found - wanted).abs() <= 1e-9 * wanted + 100 * EPS).all())
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(-9, math.log10(1.5)).map(lambda x: 10**x), min_size=1, max_size=6),
     st.integers(0, 10**6),

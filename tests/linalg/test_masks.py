@@ -1,13 +1,12 @@
 """Masks hold exactly the share that was asked for."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.linalg.masks import bottom_fraction, top_fraction
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.integers(-3, 3), min_size=1, max_size=40),
     st.floats(0.01, 1.0),

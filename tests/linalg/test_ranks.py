@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.linalg import ranks
@@ -37,7 +37,6 @@ def test_degenerate_spectra_have_documented_values() -> None:
     assert ranks.hill_exponent(spectrum(1, 0.5), 3) is None
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30), st.floats(1e-3, 1e3))
 def test_ranks_are_bounded_and_free_of_scale(values: list[float], scale: float) -> None:
     s = spectrum(*sorted(values, reverse=True))

@@ -161,14 +161,14 @@ def test_a_coin_rewards_half_and_is_keyed(arm):
 
 
 def test_checkpoints_are_log_spaced_between_the_start_and_the_last_step():
-    assert checkpoint_steps(100, 12) == [0, 1, 2, 3, 4, 6, 10, 16, 25, 40, 63, 100]
+    assert checkpoint_steps(100, 12) == [0, 2, 3, 4, 6, 10, 14, 21, 31, 46, 68, 100]
     assert checkpoint_steps(1, 12) == [0, 1]
     assert checkpoint_steps(500, 2) == [0, 500]
 
 
 def test_about_half_of_the_checkpoints_are_judged_the_start_and_the_last_among_them():
     steps = checkpoint_steps(100, 12)
-    assert evaluated_steps(steps) == [0, 3, 6, 16, 40, 100]
+    assert evaluated_steps(steps) == [0, 4, 10, 21, 46, 100]
     assert evaluated_steps([0, 1]) == [0, 1]
 
 

@@ -71,7 +71,14 @@ def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading
     for index, stage in enumerate(stages):
         missing = "zero_update" if index else "first_checkpoint"
         rows.append(
-            _pair(stage.cumulative, final, K, "to_final", missing="zero_update", flags=_note(stage, final))
+            _pair(
+                stage.cumulative,
+                final,
+                K,
+                "to_final",
+                missing="zero_update",
+                flags=_note(stage, final),
+            )
             | _pair(before, stage.increment, K, "increment", missing=missing)
         )
         before = stage.cumulative

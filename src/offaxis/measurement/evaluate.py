@@ -1,7 +1,7 @@
 """One update, every reading, every null: the pure heart of a measurement."""
 
 import hashlib
-import statistics
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -123,9 +123,15 @@ def _randomised(update: WeightUpdate, ensemble: str, draws: Draws) -> Iterator[W
 
 
 def _summary(ensemble: str, sample: Sequence[float | None]) -> NullReading:
-    """Mean and standard deviation over the draws; None if any draw is not defined."""
+    return NullReading(ensemble, *mean_and_sd(sample), len(sample), _DRAWN)
+
+
+def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over draws; None if any draw is not defined, or for one."""
     values = [value for value in sample if value is not None]
-    if len(values) < len(sample):
-        return NullReading(ensemble, None, None, len(sample), _DRAWN)
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return NullReading(ensemble, statistics.fmean(values), sd, len(sample), _DRAWN)
+    if not values or len(values) < len(sample):
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

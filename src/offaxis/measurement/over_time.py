@@ -1,6 +1,5 @@
 """The second stage: similarity between checkpoints, from the factors they left behind."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +9,7 @@ from offaxis.diagnostics.base import NullReading, Reading
 from offaxis.diagnostics.similarity import Stage, TopFactors
 from offaxis.linalg.ensembles import random_walk
 from offaxis.linalg.spectra import gram_svd
-from offaxis.measurement.evaluate import generator_for
+from offaxis.measurement.evaluate import generator_for, mean_and_sd
 from offaxis.measurement.options import Options
 from offaxis.measurement.units import Cells, Unit, reading_cells
 from offaxis.table import definition
@@ -55,10 +54,7 @@ def similarity_cells(
 
 def _nulls(sample: Sample, index: int, quantity: str, chance: float) -> list[NullReading]:
     values = [walk[index][quantity].value for walk in sample]
-    known = [value for value in values if value is not None]
-    whole = bool(known) and len(known) == len(values)
-    mean = statistics.fmean(known) if whole else None
-    sd = statistics.stdev(known) if whole and len(known) > 1 else None
+    mean, sd = mean_and_sd(values)
     return [
         NullReading(similarity.PRIMARY, mean, sd, len(values), _WALK),
         NullReading("chance", chance, 0.0, 0, "K over the dimension"),

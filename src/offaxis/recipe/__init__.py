@@ -5,6 +5,7 @@ model's recipe is part of it: on disk by file name, resolved as a table. So a re
 reproduces its run alone, and its hash covers everything the run came from.
 """
 
+from offaxis.recipe.bundled import recipes_folder
 from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
 from offaxis.recipe.reading import (
     apply_override,
@@ -25,4 +26,5 @@ __all__ = [
     "recipe_from",
     "recipe_hash",
     "recipe_text",
+    "recipes_folder",
 ]

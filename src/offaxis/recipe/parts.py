@@ -126,7 +126,7 @@ class Steps(_Part):
         max: Optimizer steps at most.
         stop_at_accuracy: The greedy accuracy to stop at; 0 never stops early.
         check_every: Steps between checks.
-        check_problems: How many problems of the evaluation set a check solves.
+        check_problems: How many problems a check solves; others than the run is judged on.
     """
 
     max: PositiveInt

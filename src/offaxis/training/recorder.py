@@ -43,8 +43,11 @@ Observer = Callable[[Progress], None]
 
 
 def checkpoint_steps(max_steps: int, count: int) -> list[int]:
-    """Step 0 and log-spaced steps up to the last, `count` in all, fewer where steps are few."""
-    spaced = np.geomspace(max_steps, 1, count - 1).round().astype(int)
+    """Step 0 and log-spaced steps up to the last, `count` in all, fewer where steps are few.
+
+    They begin at step 2: a warm-up's first step has a learning rate of zero and moves nothing.
+    """
+    spaced = np.geomspace(max_steps, min(2, max_steps), count - 1).round().astype(int)
     return [0, *sorted({int(step) for step in spaced})]
 
 
@@ -124,26 +127,27 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         if not steps.stop_at_accuracy or step % steps.check_every:
             return False
         # Most checks are far from the mark, and a quarter of the problems is enough to tell.
-        self.accuracy = self._accuracy(steps.check_problems // 4)
+        self.accuracy = self._accuracy(steps.check_problems // 4, self._check_seed)
         if self.accuracy < steps.stop_at_accuracy - _FAR:
             return False
-        self.accuracy = self._accuracy(steps.check_problems)
+        self.accuracy = self._accuracy(steps.check_problems, self._check_seed)
         return self.accuracy >= steps.stop_at_accuracy
 
-    def _accuracy(self, num_problems: int) -> float:
-        evaluation = self.recipe.evaluation
+    @property
+    def _check_seed(self) -> int:
+        """The key of other problems than the run is judged on: stopping must not select them."""
+        return self.recipe.evaluation.seed + 1
+
+    def _accuracy(self, num_problems: int, seed: int) -> float:
         return accuracy(
-            self._model,
-            self.tokenizer,
-            self.task,
-            num_problems=max(1, min(num_problems, evaluation.problems)),
-            seed=evaluation.seed,
+            self._model, self.tokenizer, self.task, num_problems=max(1, num_problems), seed=seed
         )
 
     def _judgement(self) -> dict[str, float]:
         """Accuracy and distance from the start on the fixed sets."""
         assert self._ruler is not None
-        self.accuracy = self._accuracy(self.recipe.evaluation.problems)
+        evaluation = self.recipe.evaluation
+        self.accuracy = self._accuracy(evaluation.problems, evaluation.seed)
         return {
             "accuracy": self.accuracy,
             "forward_kl_nats": self._ruler.forward_kl_nats(self._model),
