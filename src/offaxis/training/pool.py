@@ -103,6 +103,9 @@ class _Board:
         if name in self.shown:
             self.bars.remove_task(self.shown.pop(name))
         self.bars.advance(self.all)
+        if not self.bars.console.is_terminal:  # bars need one; a log gets lines
+            done = int(self.bars.tasks[0].completed)
+            self.bars.console.print(f"trained {name} ({done} of {len(self.jobs)})")
 
 
 class _Post:
