@@ -1,0 +1,91 @@
+"""The main job as a user runs it: `offaxis demo --preset smoke`, twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from offaxis.table import TABLES, ResultsFolder
+
+ARMS = {"sft-base", "sft", "opd", "rlvr", "rlvr-random", "rlvr-long"}
+
+
+def command(out: Path) -> list[str]:
+    return [sys.executable, "-m", "offaxis", "demo", str(out), "--preset", "smoke", "--json"]
+
+
+def smoke(out: Path) -> dict:
+    done = subprocess.run(command(out), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+def tables(results: ResultsFolder) -> dict[str, bytes]:
+    """What two equal demos share: training logs hold seconds, which differ."""
+    return {
+        f"{name}/{path.name}": path.read_bytes()
+        for name in set(TABLES) - {"training"}
+        for path in sorted((results.root / name).glob("*.parquet"))
+    }
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return smoke(tmp_path_factory.mktemp("first") / "demo-smoke")
+
+
+def test_every_arm_is_trained_measured_and_shown(first: dict) -> None:
+    results = ResultsFolder(Path(first["results"]))
+    manifest = results.manifest()
+    assert {run["arm"] for run in manifest["runs"]} == ARMS
+    assert manifest["study"]["preset"] == "smoke"
+    page = Path(first["report"]).read_text("utf-8")
+    assert "far too few steps to learn" in page
+    assert len(page) < 2_000_000
+    readings = results.read("readings").to_pylist()
+    assert {row["master_precision"] for row in readings} == {"float32"}
+    assert all(row["null_mean"] is not None for row in readings if row["value"] is not None)
+    by_arm = {run["arm"]: run["anchor"] for run in manifest["runs"]}
+    shared = {anchor for arm, anchor in by_arm.items() if arm != "sft-base"}
+    assert len(shared) == 1
+    assert by_arm["sft-base"] not in shared
+
+
+def test_every_checkpoint_is_a_hugging_face_model(first: dict) -> None:
+    for run in first["runs"]:
+        checkpoints = sorted(Path(run).glob("checkpoint-*"))
+        assert len(checkpoints) >= 6
+        model = AutoModelForCausalLM.from_pretrained(checkpoints[-1])
+        assert model.config.model_type == "qwen3"
+
+
+def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path) -> None:
+    """The second demo is interrupted once and begun again: what was finished is kept."""
+    out = tmp_path / "demo-smoke"
+    process = subprocess.Popen(
+        command(out), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 300
+    while not list(out.glob("runs/*/checkpoint-6")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    finished = {
+        path: path.stat().st_mtime_ns
+        for path in out.glob("models/*/manifest.json")
+        if json.loads(path.read_text())["finished"]
+    }
+    assert finished
+    second = smoke(out)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    one, other = (ResultsFolder(Path(said["results"])) for said in (first, second))
+    assert tables(one) == tables(other)
