@@ -144,6 +144,12 @@ def test_measure_then_report_as_a_user_would(tmp_path: Path) -> None:
     assert page.stat().st_size > 100_000
 
 
+def test_no_workers_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = save_run(tmp_path / "run", {3: 1e-3})
+    assert run(["measure", str(folder), "--workers", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
 def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = save_run(tmp_path / "run", {3: 1e-3})
     assert run(["measure", str(folder), "--dry-run", "--json"]) == 0

@@ -111,7 +111,7 @@ def demo(
     console = console or messages()
     chosen = _chosen(preset)
     recipes = demo_recipes(chosen)
-    workers = workers or num_cores()
+    workers = num_cores() if workers is None else workers
     jobs = demo_jobs(recipes, out)
     print_plan(jobs, workers, console)
     if dry_run:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 
-from offaxis.errors import ResultsError
+from offaxis.errors import ResultsError, UsageError
 
 
 def num_cores() -> int:
@@ -28,11 +28,19 @@ def worker_pool(
         arguments: What `begin` is given.
 
     Raises:
+        UsageError: If the count is not at least one.
         ResultsError: If a process was killed from outside.
     """
+    if count is not None and count < 1:
+        raise UsageError(
+            "--workers",
+            expected="at least 1",
+            found=str(count),
+            do="leave it out for one worker a core",
+        )
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        count or num_cores(),
+        num_cores() if count is None else count,
         multiprocessing.get_context("spawn"),
         initializer=_begin,
         initargs=(begin, arguments),

@@ -83,3 +83,12 @@ def test_missing_folders_and_damaged_manifests(tmp_path: Path) -> None:
     (run / "checkpoint-5").rmdir()
     with pytest.raises(CheckpointError, match="at least one checkpoint"):
         find_trajectories([run])
+
+
+def test_weights_beside_the_checkpoints_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {5: 0.1})
+    assert find_trajectories([run])[0].notes == ()
+    save(run, anchor_weights())
+    (found,) = find_trajectories([run])
+    assert [c.step for c in found.checkpoints] == [5]
+    assert "the weights that lie in" in found.notes[0]

@@ -21,12 +21,13 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """An anchor and the ordered checkpoints of one run."""
+    """An anchor and the ordered checkpoints of one run; `notes` say what was left out, and why."""
 
     run: str
     anchor: Path
     checkpoints: tuple[Checkpoint, ...]
     folder: RunFolder | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -92,7 +93,12 @@ def _of_run(path: Path, anchor: Path | None, run: str | None) -> Trajectory:
             found=f"only {anchor.name}",
             do="train further, or give another anchor with --anchor",
         )
-    return Trajectory(run or path.resolve().name, anchor, kept, folder)
+    notes = (
+        (f"not measured: the weights that lie in {path} itself, beside its checkpoints",)
+        if SafetensorsFolder.recognises(path)
+        else ()
+    )
+    return Trajectory(run or path.resolve().name, anchor, kept, folder, notes)
 
 
 def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> list[Trajectory]:

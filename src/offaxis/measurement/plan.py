@@ -75,6 +75,7 @@ class Plan:
         ]
         if skipped:
             lines.append(f"      not measured: {len(skipped)} tensors ({'; '.join(reasons)})")
+        lines.extend(f"      {note}" for t in self.trajectories for note in t.notes)
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
