@@ -69,8 +69,8 @@ def planted(quantity: str, norm: float, share: float) -> tuple[float | None, flo
         "hill": (3.0, 6.0),
         "right_to_final": (0.3 + 0.7 * share, RANDOM_WALK + 0.85 * share),
         "left_to_final": (0.3 + 0.7 * share, RANDOM_WALK + 0.85 * share),
-        "right_increment": (0.4 if share < 1 else None, 0.03),
-        "left_increment": (0.4 if share < 1 else None, 0.03),
+        "right_increment": (0.4, 0.03),
+        "left_increment": (0.4, 0.03),
     }
     return curves[quantity]
 
@@ -94,11 +94,11 @@ DIAGNOSTICS = {
         "storage_rounding",
     ),
     "rank": (
-        "v1;as=stored",
+        "v1;margin=1.02;as=stored",
         ["stable_rank", "effective_rank", "spikes", "top16_energy"],
         "sign_flip",
     ),
-    "rank/bf16": ("v1;as=bf16", ["stable_rank", "effective_rank"], "sign_flip"),
+    "rank/bf16": ("v1;margin=1.02;as=bf16", ["stable_rank", "effective_rank"], "sign_flip"),
     "tail": ("v1;k=10;as=stored", ["hill"], "sign_flip"),
     "similarity": (
         "v1;K=4;final={final};as=stored",
@@ -114,9 +114,8 @@ DIAGNOSTICS = {
 
 
 def checkpoints(steps: int, count: int) -> list[int]:
-    """Log-spaced steps from 1 to the end, after step 0."""
-    spaced = {round(steps ** (i / (count - 1))) for i in range(count)}
-    return [0, *sorted(spaced)]
+    """Log-spaced steps from 1 to the end: the start is the anchor, not a checkpoint."""
+    return sorted({round(steps ** (i / (count - 1))) for i in range(count)})
 
 
 def write_results(
@@ -173,7 +172,6 @@ def _write_manifest(folder, runs, *, num_matrices, preset, known_arms):
             },
             "coverage": {"measured": num_matrices, "skipped": []},
             "versions": {"torch": "2.10.0"},
-            "command": ["offaxis", "measure", "runs"],
             "study": {
                 "preset": preset,
                 "title": "A planted study",
@@ -196,6 +194,9 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
             for key, (definition, quantities, null) in DIAGNOSTICS.items():
                 for quantity in quantities:
                     value, null_mean = _reading(key, quantity, arm, norm, share)
+                    flags = "boundary" if quantity == "right_max" else ""
+                    if quantity.endswith("increment") and step == steps[0]:
+                        value, null_mean, flags = None, None, "first_checkpoint"
                     if value is not None:
                         value *= odd
                     readings.append(
@@ -210,18 +211,17 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
                             "null": None if null_mean is None else null,
                             "null_mean": null_mean,
                             "null_sd": None if null_mean is None else abs(null_mean) * 0.01,
-                            "flags": "boundary" if quantity == "right_max" else "",
+                            "flags": flags,
                         }
                     )
-            if step:
-                curve = place | {"precision": "stored"}
-                fall = [index**-0.7 for index in range(1, 65)]
-                delta = [norm * value for value in fall]
-                spectra.append(curve | {"matrix": "delta", "singular_values": delta})
-                anchor = [3 * value for value in fall]
-                spectra.append(curve | {"matrix": "anchor", "singular_values": anchor})
-                turned = [norm * math.sqrt(index) for index in range(1, 17)]
-                angles.append(curve | {"side": "right", "angles": turned})
+            curve = place | {"precision": "stored"}
+            fall = [index**-0.7 for index in range(1, 65)]
+            delta = [norm * value for value in fall]
+            spectra.append(curve | {"matrix": "delta", "singular_values": delta})
+            anchor = [3 * value for value in fall]
+            spectra.append(curve | {"matrix": "anchor", "singular_values": anchor})
+            turned = [norm * math.sqrt(index) for index in range(1, 17)]
+            angles.append(curve | {"side": "right", "angles": turned})
     folder.write("readings", run, readings)
     folder.write("spectra", run, spectra)
     folder.write("angles", run, angles)
@@ -230,9 +230,6 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
 
 
 def _reading(key, quantity, arm, norm, share):
-    if share == 0:
-        nothing = key.startswith(("masks", "tail", "similarity"))
-        return (None, None) if nothing else (1.0 if quantity == "sparsity" else 0.0, 0.0)
     value, null = planted(quantity, norm, share)
     if key == "rank/bf16" and value is not None:
         value *= 1 + 0.002 / norm
@@ -243,7 +240,8 @@ def _reading(key, quantity, arm, norm, share):
 
 def _training(run, arm, steps):
     rows = []
-    for step in steps[::2] + steps[-1:]:
+    logged = [0, *steps]  # training logs its start, too
+    for step in logged[::2] + logged[-1:]:
         share = math.sqrt(step / arm.steps)
         rows.append((step, "accuracy", 0.3 + (arm.accuracy - 0.3) * share))
         rows.append((step, "forward_kl_nats", 0.5 * share))

@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from offaxis.report.claims import CLAIMS
+from offaxis.report import write_report
+from offaxis.report.claims import CLAIMS, judge_one
+from offaxis.report.study import load_study
 from offaxis.report.verdicts import Verdict
 
 
@@ -113,3 +115,37 @@ def test_flatness(verdict_of, arms):
         Verdict.FAILS,
         Verdict.FAILS,
     ]
+
+
+def test_a_run_that_begins_late_leaves_its_claims_open(results, tmp_path, arms):
+    folder = results(tmp_path, arms, roles=("q_proj",), count=5)
+    rows = folder.read("readings", ["opd-s1"]).to_pylist()
+    folder.write("readings", "opd-s1", [row for row in rows if row["step"] > 0.2 * 150])
+    flat = next(claim for claim in CLAIMS if claim.key == "flat")
+    judged = judge_one(load_study(folder), flat)
+    assert [item.verdict for item in judged.evidence] == [Verdict.UNKNOWN] * 3
+    assert "from 20% of every run on; opd-s1 has no reading there" in judged.evidence[0].text
+    assert write_report(tmp_path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"),
+    [
+        (0.017, "RLVR has moved further than OPD: \u00d7\u202f1.3"),
+        (0.050, "OPD has moved further than RLVR: \u00d7\u202f2."),
+        (0.0229, "OPD and RLVR have moved equally far"),
+    ],
+)
+def test_it_is_said_which_arm_moved_further_to_an_accuracy(verdict_of, arms, norm, said):
+    arms["opd"] = replace(arms["opd"], norm=norm)
+    judged = verdict_of("accuracy", arms)
+    fair = judged.evidence[1]
+    assert said in fair.text.replace("RLVR and OPD have", "OPD and RLVR have")
+    assert "in size alone" in judged.claim.statement
+    if judged.verdict is Verdict.HOLDS:
+        assert judged.numbers == fair.text
+
+
+def test_one_seed_cannot_say_which_moved_further(verdict_of, arms):
+    single = {key: replace(arm, seeds=1) for key, arm in arms.items()}
+    assert "Which moved further cannot be told" in verdict_of("accuracy", single).evidence[1].text

@@ -42,6 +42,33 @@ def test_matrices_count_once_and_their_null_spreads_add_in_squares():
     assert hill.excess == pytest.approx([1.5])
 
 
+def test_a_null_is_averaged_over_the_matrices_of_its_value():
+    undefined = reading(tensor="b", value=None, null_mean=9.0, null_sd=5.0)
+    hill = frame(reading(), undefined).series("r", QUANTITIES["hill"])
+    assert hill.null_mean == pytest.approx([0.5])
+    assert hill.null_sd == pytest.approx([0.2])
+
+
+def test_a_null_that_some_matrices_lack_is_not_averaged_over_the_others():
+    lacking = reading(tensor="b", value=3.0, null="none", null_mean=None, null_sd=None)
+    hill = frame(reading(), lacking).series("r", QUANTITIES["hill"])
+    assert hill.value == pytest.approx([2.0])
+    assert np.isnan(hill.null_mean).all()
+
+
+def test_a_null_in_closed_form_adds_no_spread():
+    exact = reading(tensor="b", null_sd=None)
+    hill = frame(reading(), exact).series("r", QUANTITIES["hill"])
+    assert hill.null_sd == pytest.approx([0.1])
+    assert np.isnan(frame(exact).series("r", QUANTITIES["hill"]).null_sd).all()
+
+
+def test_a_matrix_of_unknown_size_has_no_weight():
+    names = {"diagnostic": "sparsity", "quantity": "sparsity", "definition": "v1;as=stored"}
+    made = frame(reading(**names), reading(**names, tensor="b", rows=None, value=0.0))
+    assert made.series("r", QUANTITIES["sparsity"]).value == pytest.approx([100.0])
+
+
 def test_sparsity_is_weighted_by_parameters_and_printed_in_percent():
     names = {"diagnostic": "sparsity", "quantity": "sparsity", "definition": "v1;as=stored"}
     series = frame(

@@ -22,7 +22,7 @@ MOST_POINTS = 72
 
 
 def map_rows(study: Study) -> list[Row]:
-    """Return, per arm, quantity and matrix, the mean over seeds of the last checkpoint."""
+    """Return, per arm, quantity, layer and role, the mean over the last checkpoints."""
     rows: list[Row] = []
     for key in MAPPED:
         picked = last_rows(study, QUANTITIES[key])
@@ -72,30 +72,45 @@ def _primary(part: pa.Table, last: Mapping[str, int]) -> list[Row]:
 
 
 def _map_arm(rows: Iterable[Row], arm: Arm, key: str, quantity: Quantity) -> list[Row]:
+    """Return one cell per layer and role, averaged over its matrices (experts) and seeds."""
     runs = set(arm.run_names)
-    cells: dict[tuple[Any, ...], list[Row]] = {}
+    cells: dict[tuple[str, int | None], list[Row]] = {}
     for row in rows:
         if row["run"] in runs and row["value"] is not None:
-            name = matrix_name(row["tensor"], row["view"])
-            place = (_role_rank(row["role"] or name), row["role"] or name, row["layer"], name)
-            cells.setdefault(place, []).append(row)
+            cells.setdefault((cell_role(row), row["layer"]), []).append(row)
     found = []
-    for place in sorted(cells, key=lambda p: (p[0], p[1], -1 if p[2] is None else p[2], p[3])):
-        _, role, layer, name = place
-        values = [row["value"] for row in cells[place]]
-        nulls = [row["null_mean"] for row in cells[place] if row["null_mean"] is not None]
+    for role, layer in sorted(cells, key=_cell_order):
+        held = cells[role, layer]
+        nulls = [row["null_mean"] for row in held]
+        # As in every average of the page: a null over the matrices of the value, or none.
+        null = None if None in nulls else quantity.factor * float(np.mean(nulls))
         found.append(
             {
                 "arm": arm.label,
                 "quantity": key,
                 "layer": layer_name(layer),
                 "role": role,
-                "tensor": name,
-                "value": quantity.factor * float(np.mean(values)),
-                "null": quantity.factor * float(np.mean(nulls)) if nulls else None,
+                "tensor": _cell_name(held),
+                "value": quantity.factor * float(np.mean([row["value"] for row in held])),
+                "null": null,
             }
         )
     return found
+
+
+def cell_role(row: Row) -> str:
+    """Return the row of the map that a matrix belongs to: its role, or itself without one."""
+    return row["role"] or matrix_name(row["tensor"], row["view"])
+
+
+def _cell_order(cell: tuple[str, int | None]) -> tuple[int, str, int]:
+    role, layer = cell
+    return _role_rank(role), role, -1 if layer is None else layer
+
+
+def _cell_name(rows: Sequence[Row]) -> str:
+    names = sorted({matrix_name(row["tensor"], row["view"]) for row in rows})
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more, averaged"
 
 
 def matrix_name(tensor: str, view: str | None) -> str:
@@ -162,7 +177,11 @@ def _curves(
         "spectra": ("matrix", "singular_values"),
         "angles": ("side", "angles"),
     }[table]
-    return {(row["tensor"], row["view"] or "", row[kind]): row[numbers] for row in stored}
+    return {
+        (row["tensor"], row["view"] or "", row[kind]): row[numbers] or []
+        for row in stored
+        if row["tensor"] is not None and row[kind] is not None
+    }
 
 
 def _curve(

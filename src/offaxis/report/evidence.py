@@ -8,7 +8,7 @@ import numpy as np
 
 from offaxis.report import matched, verdicts
 from offaxis.report.frames import Floats
-from offaxis.report.quantities import QUANTITIES, RELATIVE_MARGIN, Quantity, with_range
+from offaxis.report.quantities import QUANTITIES, RELATIVE_MARGIN, TIMES, Quantity, with_range
 from offaxis.report.study import KNOWN_ARMS, NORM, Arm, Study
 from offaxis.report.verdicts import Reading, Verdict
 
@@ -116,7 +116,10 @@ def _target(study: Study, arms: Sequence[Arm], quantity: Quantity, at: str) -> t
         joint = study.joint(run, at, quantity)
         if joint is None:
             raise CannotTell(f"needs the {at} of run {run}, which is not in the table")
-        curves.append(joint[0][(joint[0] > 0) & np.isfinite(joint[1].value)])
+        curve = joint[0][(joint[0] > 0) & np.isfinite(joint[1].value)]
+        if not len(curve):
+            raise CannotTell(f"needs {quantity.label.lower()} of run {run} where its {at} is known")
+        curves.append(curve)
     show = NORM.text if at == "norm" else "{:.1%}".format
     target = matched.common_target(curves)
     if target is None:
@@ -211,7 +214,7 @@ class MostDiffer:
 
     def run(self, study: Study) -> Evidence:
         """Compare the two arms in every quantity; the majority answers."""
-        answers, parts, place = [], [], ""
+        answers, parts, place, further = [], [], "", ""
         try:
             for key in self.quantities:
                 quantity = QUANTITIES[key]
@@ -223,11 +226,28 @@ class MostDiffer:
                 pair = f"{summary(one, quantity)} and {summary(other, quantity)}"
                 parts.append(f"{quantity.label.lower()} {pair}: {word}")
                 place = samples.place
+                further = _further(self.arms, one, other) if key == NORM.key else further
         except CannotTell as reason:
             return Evidence(self.title, Verdict.UNKNOWN, reason.sentence, self.decides)
         names = " and ".join(label(arm) for arm in self.arms)
-        text = f"{names}, {place}: {'; '.join(parts)}."
+        text = f"{further}{names}, {place}: {'; '.join(parts)}."
         return Evidence(self.title, verdicts.most_of(answers), text, self.decides)
+
+
+def _further(arms: tuple[str, str], one: Sequence[float], other: Sequence[float]) -> str:
+    """Say which of two arms has moved further, as other differences may follow from that."""
+    ways = [(arms[0], one, arms[1], other), (arms[1], other, arms[0], one)]
+    if min(verdicts.mean(one), verdicts.mean(other)) <= 0:
+        return ""
+    ways.sort(key=lambda way: verdicts.mean(way[1]) / verdicts.mean(way[3]))
+    near, low, far, high = ways[0]
+    ratio = f"{TIMES}\u202f{verdicts.mean(high) / verdicts.mean(low):.2f}"
+    answer = verdicts.greater(high, low, margin(high, low))
+    if answer is Verdict.HOLDS:
+        return f"{label(far)} has moved further than {label(near)}: {ratio} in relative norm. "
+    if answer is Verdict.FAILS:
+        return f"{label(far)} and {label(near)} have moved equally far (relative norms {ratio}). "
+    return f"Which moved further cannot be told ({label(far)} {ratio} in relative norm). "
 
 
 def with_k(study: Study, quantity: Quantity, *, last: bool) -> Quantity:

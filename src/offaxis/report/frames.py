@@ -106,7 +106,8 @@ def build_frame(readings: pa.Table) -> Frame:
     """Average the readings of each checkpoint over its linear matrices.
 
     The mean is unweighted, but for sparsity, which is weighted by the number of parameters. The
-    standard deviation of an averaged null is that of independent matrices.
+    standard deviation of an averaged null is that of independent matrices. A null is averaged over
+    the matrices that the value is averaged over, and undefined where one of these has none.
     """
     linear = _one_reading_each(with_variant(linear_only(readings)))
     groups, codes = _groups(linear, ["run", "step", "diagnostic", "quantity", "variant"])
@@ -117,9 +118,12 @@ def build_frame(readings: pa.Table) -> Frame:
         weighted = pc.equal(linear["diagnostic"], diagnostic).to_numpy()
         weight[weighted] = entries[weighted]
     columns = {name: _numbers(linear, name) for name in ("value", "null_mean", "null_sd")}
-    value = _mean(columns["value"], weight, codes, size)
-    null_mean = _mean(columns["null_mean"], weight, codes, size)
-    null_sd = _spread(columns["null_sd"], weight, codes, size)
+    # A null stands beside a value: it is averaged over the matrices that have one, and over these.
+    defined = np.isfinite(columns["value"]) & np.isfinite(weight)
+    codes, weight = codes[defined], weight[defined]
+    value = _mean(columns["value"][defined], weight, codes, size)
+    null_mean = _mean(columns["null_mean"][defined], weight, codes, size)
+    null_sd = _spread(columns["null_sd"][defined], weight, codes, size)
     curves: dict[tuple[str, str, str], dict[str, list[tuple[Any, ...]]]] = {}
     for row, (run, step, diagnostic, quantity, text) in enumerate(groups):
         held = curves.setdefault((run, diagnostic, quantity), {}).setdefault(text, [])
@@ -193,16 +197,15 @@ def _numbers(table: pa.Table, name: str) -> Floats:
 
 
 def _mean(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
-    keep = np.isfinite(column)
-    total = _sums(codes[keep], weight[keep], size)
-    return _ratio(_sums(codes[keep], (weight * column)[keep], size), total)
+    """Average by group; one undefined number makes the mean of its group undefined."""
+    return _ratio(_sums(codes, weight * column, size), _sums(codes, weight, size))
 
 
 def _spread(column: Floats, weight: Floats, codes: Ints, size: int) -> Floats:
-    keep = np.isfinite(column)
-    total = _sums(codes[keep], weight[keep], size)
-    square = _sums(codes[keep], ((weight * column) ** 2)[keep], size)
-    return _ratio(np.sqrt(square), total)
+    """Return the deviation of a mean; a closed form has none of its own and adds nothing."""
+    square = _sums(codes, (weight * np.nan_to_num(column)) ** 2, size)
+    known = _sums(codes, np.isfinite(column).astype(np.float64), size) > 0
+    return np.where(known, _ratio(np.sqrt(square), _sums(codes, weight, size)), np.nan)
 
 
 def _sums(codes: Ints, numbers: Floats, size: int) -> Floats:

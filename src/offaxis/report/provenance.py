@@ -39,7 +39,6 @@ def provenance(study: Study) -> dict[str, Any]:
             (str(anchor.get("id")), str(anchor.get("sha256") or MISSING))
             for anchor in manifest.get("anchors") or []
         ],
-        "command": " ".join(map(str, manifest.get("command") or [])),
         "offaxis": str(manifest.get("offaxis") or MISSING),
         "precision": [
             *_measured_precision(study),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offaxis.report import verdicts
+from offaxis.report import matched, verdicts
 from offaxis.report.evidence import EARLY, CannotTell, Evidence, label, said, sample, summary
 from offaxis.report.frames import Series
 from offaxis.report.quantities import QUANTITIES, TIMES, Quantity
@@ -102,11 +102,22 @@ def late_changes(study: Study, key: str) -> Sequence[float]:
     """Return each seed's change of stable rank from 20 % of the run to its end, in percent.
 
     Raises:
-        CannotTell: If the arm or its early checkpoints are missing.
+        CannotTell: If the arm is missing, or a run has no reading at 20 % of it or none at all.
     """
-    early = sample(study, [key], STABLE_RANK, "progress").arms[key]
-    end = sample(study, [key], STABLE_RANK, "end").arms[key]
-    return [100 * (b.value / a.value - 1) for a, b in zip(early, end, strict=True) if a.value > 0]
+    sample(study, [key], STABLE_RANK, "end")  # says what is missing, if anything is
+    arm = study.arm(key)
+    return [_late_change(study, run) for run in (arm.run_names if arm else [])]
+
+
+def _late_change(study: Study, run: str) -> float:
+    joint = study.joint(run, "progress", STABLE_RANK)
+    early = joint and matched.crossing(joint[0], joint[1].value, EARLY)
+    if not (joint and early and early > 0):
+        raise CannotTell(
+            f"needs {STABLE_RANK.label.lower()} from {EARLY:.0%} of every run on; {run} has no "
+            "reading there"
+        )
+    return 100 * (float(joint[1].defined().value[-1]) / early - 1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from offaxis.report import atlas, figures, matrix_charts
 from offaxis.report.figures import Figure
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.study import Study
-from offaxis.report.words import FIGURE_WORDS, NULL_WORDS
+from offaxis.report.words import FIGURE_WORDS, NO_NULL, NULL_WORDS
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,11 @@ def _by_k(study: Study, key: str) -> Figure | None:
 
 def null_sentence(figure: Figure) -> str:
     """Say in words what the null of a figure is."""
-    described = [NULL_WORDS.get(name, name) for name in figure.nulls]
-    return f"Null: {'; or '.join(described)}." if described else ""
+    described = [NULL_WORDS.get(name, name) for name in figure.nulls if name != NO_NULL]
+    if not described:
+        return "No null is available here." if figure.nulls else ""
+    some = " Some readings have none." if NO_NULL in figure.nulls else ""
+    return f"Null: {'; or '.join(described)}.{some}"
 
 
 def _boundary_caption(study: Study) -> str:
@@ -186,7 +189,7 @@ def map_section(study: Study) -> Maps:
     present = [key for key in atlas.MAPPED if figures.has(study, key)]
     chosen = atlas.chosen_matrices(study)
     layers = sorted({-1 if row["layer"] is None else row["layer"] for row in atlas.places(study)})
-    roles = {row["role"] or row["tensor"] for row in atlas.places(study)}
+    roles = {atlas.cell_role(row) for row in atlas.places(study)}
     return Maps(
         charts={
             "heat": matrix_charts.heat(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from offaxis.report.checked import manifest_of, table_of
 from offaxis.report.frames import (
     Floats,
     Frame,
@@ -103,15 +104,15 @@ def load_study(folder: ResultsFolder) -> Study:
     """Read a results folder.
 
     Raises:
-        ResultsError: If a file is missing, damaged or of another version.
+        ResultsError: If a file is missing, damaged, of another version or not as the page needs.
     """
-    manifest = folder.manifest()
-    readings = folder.read("readings")
+    manifest = manifest_of(folder)
+    readings = table_of(folder, "readings")
     return Study(
         manifest,
         _arms(manifest["runs"]),
         build_frame(readings),
-        training_curves(folder.read("training")),
+        training_curves(table_of(folder, "training")),
         linear_only(readings),
     )
 

@@ -92,6 +92,7 @@ def notes(study: Study) -> list[str]:
             "This is the smoke preset: it shows that every part works. Its models are small, run "
             "briefly and need not have learned anything; read no claim from it.",
         )
+    found.extend(_unread(study))
     if not any(run.get("arm") for arm in study.arms for run in arm.runs):
         found.append(
             "These checkpoints came without a study: no arms, seeds or controls are known, so each "
@@ -102,6 +103,19 @@ def notes(study: Study) -> list[str]:
             f"No arm has {LEAST_SEEDS} seeds: every claim that compares arms stays “cannot tell”."
         )
     return found
+
+
+def _unread(study: Study) -> Iterator[str]:
+    """Name the runs that the manifest has and the table has no value of."""
+    read = {
+        run
+        for (run, _, _), held in study.frame.curves.items()
+        if any(len(series.defined().steps) for series in held.values())
+    }
+    empty = [run for arm in study.arms for run in arm.run_names if run not in read]
+    if empty:
+        many = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        yield f"The table holds no value of {', '.join(empty[:3])}{many}: nothing is shown of them."
 
 
 def learned_table(study: Study) -> TableView:

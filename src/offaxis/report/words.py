@@ -70,16 +70,26 @@ NULL_WORDS = {
     "(averaged over the rounding cell, as the anchor is not on the bf16 grid)",
     "sign_flip": "the same delta with random signs",
     "permutation": "the same delta with its entries shuffled inside the matrix",
-    "storage_rounding": "rounding of the stored files alone",
-    "random_walk": "a random walk with steps of the same sizes",
+    "storage_rounding": "the rounding noise that an update of this size carries in the file's "
+    "format",
+    "random_walk": "a random walk whose steps between checkpoints have the same sizes",
     "chance": "a random subspace or mask of the same size",
 }
 
+# What stands in the null column where no null could be computed.
+NO_NULL = "none"
+
 FLAG_WORDS = {
     "boundary": "the largest angle may be a swap at the boundary of the subspace",
+    "checkpoint_missing": "the checkpoint before is no longer there: the increment spans several",
     "final_checkpoint": "compared with itself",
     "first_checkpoint": "has no increment before it",
+    "k_outside_dimension": "k is not smaller than the matrix",
     "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
+    "mixed_precision": "anchor and checkpoint were stored in different formats",
+    "no_visible_change": "no entry changed in bf16",
+    "rank_deficient": "the anchor has fewer than k directions",
+    "tail_undefined": "fewer than two, equal or unresolved top singular values",
     "tied_gap": "the k-th and the next singular value are equal",
     "zero_anchor": "the anchor is zero",
     "zero_update": "nothing moved",
