@@ -67,8 +67,8 @@ def test_help_is_instant() -> None:
         return time.perf_counter() - begun
 
     pairs = [seconds(command("--help")) - seconds([sys.executable, "-c", "pass"]) for _ in range(9)]
-    # a quarter of the runs on a machine at work may be slowed by others; the promise is the tool's
-    assert statistics.quantiles(pairs, n=4)[0] <= 0.15
+    # Other work on the machine only ever adds; half of the pairs may be slowed by it.
+    assert statistics.median(pairs) <= 0.15
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -89,6 +89,12 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture) ->
         ["measure", "x", "--set", "rotation.kk=3"],
         ["measure", "x", "--set", "rotation.k=three"],
         ["measure", "x", "--set", "rotation"],
+        ["measure", "x", "--set", "rotation.k=0"],
+        ["measure", "x", "--set", "rotation.k=true"],
+        ["measure", "x", "--set", "masks.alpha=2"],
+        ["measure", "x", "--set", "masks.alpha=nan"],
+        ["measure", "x", "--set", "sparsity.eta=-1"],
+        ["measure", "x", "--set", "similarity.K=[]"],
         ["demo", "--preset", "huge"],
         ["train"],
         ["report"],

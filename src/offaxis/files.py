@@ -1,9 +1,15 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are then not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 from offaxis.errors import ResultsError
 
@@ -26,7 +32,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise _explained(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what hindered writing may hinder this, too
+            temporary.unlink(missing_ok=True)
 
 
 def _explained(path: Path, error: OSError) -> ResultsError:
@@ -44,3 +51,37 @@ def _explained(path: Path, error: OSError) -> ResultsError:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def exclusively(lock: Path) -> Iterator[None]:
+    """Hold a lock that other processes wait for; a crash frees it."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise _explained(lock, error) from error
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files below a folder that dead processes have left."""
+    for path in folder.rglob(".*.partial"):
+        owner = path.name.rsplit(".", 2)[-2]
+        if owner.isdecimal() and not _is_alive(int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -14,7 +14,9 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offaxis.errors import CheckpointError
 from offaxis.files import write_text
@@ -23,6 +25,22 @@ MANIFEST_FORMAT = "offaxis-run"
 MANIFEST_VERSION = 1
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class _Manifest(BaseModel):
+    """What readers of a manifest rely on; other keys are the trainer's own."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    version: Literal[1]
+    name: str | None = None
+    arm: str | None = None
+    objective: str | None = None
+    seed: int | None = None
+    anchor: str | None = None
+    precision: dict[str, str] | None = None
+    steps: list[int] | None = None
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,20 +79,22 @@ class RunFolder:
         """The manifest, or None where another trainer left the folder.
 
         Raises:
-            CheckpointError: If the file exists but is not a manifest of a known version.
+            CheckpointError: If the file is ours but damaged, or of a version we do not know.
         """
         if not self.manifest_path.is_file():
             return None
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest_path.read_text("utf-8"))
-            known = (manifest.get("format"), manifest.get("version")) == (
-                MANIFEST_FORMAT,
-                MANIFEST_VERSION,
-            )
-        except (ValueError, AttributeError) as error:
+            manifest = json.loads(self.manifest_path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             raise self._unreadable(str(error)) from error
-        if not known:
-            raise self._unreadable(f"format {manifest.get('format')!r}")
+        if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+            return None  # a stranger's file of the same name
+        try:
+            _Manifest.model_validate(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise self._unreadable(f"{place}: {first['msg']}") from error
         return manifest
 
     def write_manifest(self, content: dict[str, Any]) -> None:
@@ -83,11 +103,37 @@ class RunFolder:
         write_text(self.manifest_path, json.dumps(stamped, indent=2, sort_keys=True) + "\n")
 
     def log(self) -> list[dict[str, Any]]:
-        """The log's lines, oldest first; empty where there is none."""
+        """The log's lines, oldest first; empty where there is none.
+
+        A last line without an end is what an interruption leaves, and is dropped.
+
+        Raises:
+            CheckpointError: If a line is not a JSON object with an integer `step`.
+        """
         if not self.log_path.is_file():
             return []
-        lines = self.log_path.read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        try:
+            whole = self.log_path.read_text("utf-8").rpartition("\n")[0].splitlines()
+        except (OSError, ValueError) as error:
+            raise self._bad_log(0, str(error)) from error
+        return [self._log_line(number, text) for number, text in enumerate(whole, 1) if text]
+
+    def _log_line(self, number: int, text: str) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise self._bad_log(number, str(error)) from error
+        if not isinstance(line, dict) or type(line.get("step")) is not int:
+            raise self._bad_log(number, text[:80])
+        return line
+
+    def _bad_log(self, number: int, found: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.log_path}, line {number}",
+            expected='a JSON object with an integer "step"',
+            found=found,
+            do="mend the line, or move the log out of the run folder",
+        )
 
     def _unreadable(self, found: str) -> CheckpointError:
         return CheckpointError(

@@ -15,6 +15,7 @@ A change of a column or of its meaning raises `SCHEMA_VERSION`. Values are float
 not defined is null, never NaN, and `flags` says why.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,9 +135,15 @@ def definition_settings(text: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in text.split(";")[1:])
 
 
+_LONGEST_NAME = 180  # file systems take 255 bytes, of which a temporary name needs some
+
+
 def _safe(name: str) -> str:
     """A file name for a run or tensor, whatever characters a stranger gave it."""
-    return quote(name, safe=" ") if name.strip(".") else f"_{name}"
+    quoted = quote(name, safe=" ") if name.strip(".") else f"_{name}"
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    return f"{quoted[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

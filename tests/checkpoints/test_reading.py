@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tests.models import anchor_weights, save
 
+from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.pairing import pair
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
 from offaxis.checkpoints.views import Skipped, layer_and_role, views
@@ -130,3 +131,49 @@ def test_pairing_refuses_what_does_not_match(tmp_path: Path) -> None:
     norms = SafetensorsFolder(save(tmp_path / "norms", {"norm.weight": torch.ones(3)}))
     with pytest.raises(CheckpointError, match="at least one weight matrix"):
         pair(norms, norms)
+
+
+def test_a_tensor_in_two_shards_or_in_the_wrong_one_is_refused(tmp_path: Path) -> None:
+    weights = anchor_weights()
+    folder = sharded(tmp_path / "model", weights)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first, second = sorted(set(content["weight_map"].values()))
+    name = next(n for n, shard in content["weight_map"].items() if shard == first)
+    content["weight_map"][name] = second
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        SafetensorsFolder(folder).tensors()
+    held = {n: W for n, W in weights.items() if content["weight_map"][n] == second}
+    save_file({n: W.contiguous() for n, W in held.items()}, folder / second)
+    with pytest.raises(CheckpointError, match="each tensor once"):
+        SafetensorsFolder(folder).tensors()
+
+
+def test_the_hubs_cache_of_links_is_read(tmp_path: Path) -> None:
+    weights = anchor_weights()
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    save(tmp_path / "save", weights)
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (tmp_path / "save" / "model.safetensors").rename(blobs / "0f3a")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0f3a")
+    assert set(SafetensorsFolder(snapshot).tensors()) == set(weights)
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    (stray / "model.safetensors").symlink_to(blobs / "0f3a")
+    with pytest.raises(CheckpointError, match="a link to"):
+        SafetensorsFolder(stray).tensors()
+
+
+def test_a_whole_model_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    folder = sharded(tmp_path / "model", anchor_weights(1))
+    save(folder, anchor_weights(2))
+    name = "model.embed_tokens.weight"
+    assert torch.equal(SafetensorsFolder(folder).read(name), anchor_weights(2)[name])
+
+
+def test_vectors_in_three_axes_are_no_stack() -> None:
+    assert views(TensorInfo("conv.weight", (64, 1, 4), "float32")) == Skipped(
+        "conv.weight", "3-D with vectors inside: not a stack of matrices"
+    )

@@ -74,10 +74,14 @@ def test_missing_folders_and_damaged_manifests(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
         find_trajectories([tmp_path / "nowhere"])
     run = save_run(tmp_path / "run", {5: 0.1})
-    for content in ("{", "[]", "{}"):
+    ours = '{"format": "offaxis-run", "version": 1, '
+    for content in ("{", ours + '"anchor": 5}', ours + '"precision": "bf16"}', ours[:-14] + "2}"):
         (run / "manifest.json").write_text(content)
         with pytest.raises(CheckpointError, match="manifest"):
             find_trajectories([run])
+    for content in ("[]", "{}", '{"format": "another tool"}'):
+        (run / "manifest.json").write_text(content)
+        assert find_trajectories([run])[0].anchor == run / "checkpoint-0"
     (run / "manifest.json").unlink()
     (run / "checkpoint-5" / "model.safetensors").unlink()
     (run / "checkpoint-5").rmdir()
@@ -92,3 +96,10 @@ def test_weights_beside_the_checkpoints_are_not_left_out_in_silence(tmp_path: Pa
     (found,) = find_trajectories([run])
     assert [c.step for c in found.checkpoints] == [5]
     assert "the weights that lie in" in found.notes[0]
+
+
+def test_an_anchor_alone_is_nothing_to_measure(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", anchor_weights())
+    for name in (None, "named"):
+        with pytest.raises(CheckpointError, match="only the anchor"):
+            find_trajectories([base, base], run=name)

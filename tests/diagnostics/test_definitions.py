@@ -229,3 +229,51 @@ def test_one_diagnostic_is_one_file() -> None:
     folder = Path(offaxis.diagnostics.__file__).parent
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "similarity"}
     assert files == set(diagnostics())
+
+
+def test_the_bound_of_an_angle_knows_the_gap_of_both_sides() -> None:
+    """Two matrices with the same subspaces, one of them with almost no gap at its boundary."""
+    g = torch.Generator().manual_seed(3)
+    U = torch.linalg.qr(torch.randn(24, 24, generator=g, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(24, 24, generator=g, dtype=torch.float64)).Q
+    s = torch.linspace(2, 1, 24, dtype=torch.float64)
+    for closed in (1e-3, 1e-9, 1e-13):
+        t = s.clone()
+        t[3] = t[2] * (1 - closed)
+        found = read(update_of(U * s @ V.T, U * t @ V.T), "rotation", k=3)
+        for name in ("left_max", "right_max", "left_mean", "right_mean"):
+            assert found[name].value <= found[name].error_bound, closed
+
+
+def test_the_bound_of_the_effective_rank_covers_rank_one() -> None:
+    g = torch.Generator().manual_seed(4)
+    for _ in range(20):
+        D = torch.outer(
+            torch.randn(40, generator=g, dtype=torch.float64),
+            torch.randn(60, generator=g, dtype=torch.float64),
+        )
+        found = read(update_of(torch.ones(40, 60), torch.ones(40, 60) + D), "rank")
+        # the pair is rounded to float64, which is an update of its own beside the exact rank one
+        assert abs(found["effective_rank"].value - 1) <= 2 * found["effective_rank"].error_bound
+
+
+def test_an_anchor_without_directions_has_no_rotation() -> None:
+    zero = torch.zeros(16, 16)
+    found = read(update_of(zero, torch.eye(16)), "rotation")
+    assert {r.value for r in found.values()} == {None}
+    assert {r.flags for r in found.values()} == {("zero_anchor",)}
+    one = torch.zeros(16, 16)
+    one[0, 0] = 1
+    found = read(update_of(one, one + 0.1 * torch.eye(16)), "rotation", k=2)
+    assert "tied_gap" in found["left_mean"].flags
+    assert "rank_deficient" in found["gap"].flags
+
+
+def test_planted_sparsity_is_recovered() -> None:
+    g = torch.Generator().manual_seed(5)
+    W0 = (0.05 * torch.randn(50, 80, generator=g)).bfloat16().float()
+    for share in (0.0, 0.125, 0.5, 1.0):
+        touched = torch.zeros(4000, dtype=torch.bool)
+        touched[torch.randperm(4000, generator=g)[: int(share * 4000)]] = True
+        W1 = torch.where(touched.view(50, 80), W0 * 1.05, W0)
+        assert values(update_of(W0, W1), "sparsity")["density"] == share

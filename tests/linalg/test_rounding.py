@@ -88,10 +88,37 @@ def test_powers_of_two_have_a_short_lower_half() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_rounding_noise_is_what_a_cast_does(dtype: torch.dtype) -> None:
-    W = weights(3, (256, 256))
-    mean, sd = rounding.rounding_noise(W, dtype)
-    seen = float((rounding.cast(W, dtype) - W).norm())
+@pytest.mark.parametrize("ratio", [1e-2, 0.3, 1.0, 10.0])
+def test_rounding_noise_is_what_storage_does(dtype: torch.dtype, ratio: float) -> None:
+    """From updates that storage loses whole to updates that it only blurs."""
+    W = rounding.cast(weights(3, (256, 256)), dtype)
+    rms = ratio * float(torch.finfo(dtype).eps) * 0.05
+    after = W + rms * torch.randn(
+        W.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    )
+    mean, sd = rounding.rounding_noise(W, dtype, rms)
+    seen = float((rounding.cast(after, dtype) - after).norm())
     assert seen == pytest.approx(mean, rel=0.02)
-    assert 0 < sd < 0.01 * mean
-    assert rounding.rounding_noise(torch.zeros(2, 2, dtype=torch.float64), dtype)[0] < 1e-6
+    assert 0 < sd < 0.02 * mean
+    assert rounding.rounding_noise(torch.zeros(2, 2, dtype=torch.float64), dtype, 1.0)[0] < 1e-6
+
+
+@pytest.mark.parametrize("rms", [2e-6, 5e-6, 1.5e-5, 1e-4, 1e-2])
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_the_true_size_of_an_update_is_told_from_what_bf16_shows(rms: float, on_grid: bool) -> None:
+    W = weights(5, (256, 256))
+    W = rounding.cast(W, BF16) if on_grid else W.float().double()
+    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    seen = rounding.cast(W + rms * noise, BF16) - rounding.cast(W, BF16)
+    visible = float(seen.norm()) / W.numel() ** 0.5
+    error = float(seen.square().norm() / seen.square().sum())
+    found = rounding.true_rms(rounding.grid(W), visible)
+    assert abs(math.log(found / rms)) <= 0.03 + 4 * error
+    assert rounding.true_rms(rounding.grid(W), 0.0) == 0
+
+
+def test_a_cast_rounds_once() -> None:
+    just_above_half = column(1 + 2**-8 + 2**-40, -(1 + 2**-8 + 2**-40), 1 + 2**-8)
+    assert rounding.cast(just_above_half, BF16).tolist() == [[1 + 2**-7, -(1 + 2**-7), 1.0]]
+    W = weights(7).float()
+    assert torch.equal(rounding.cast(W.double(), BF16), W.bfloat16().double())

@@ -106,8 +106,11 @@ def test_other_settings_are_other_units(
 
 
 def test_a_run_of_the_same_name_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    runs = [save_run(tmp_path / name / "run", {1: 1e-3}) for name in ("a", "b")]
-    again(runs[0], tmp_path / "out")
+    runs = [
+        save_run(tmp_path / name / "run", {1: size}) for name, size in (("a", 1e-3), ("b", 2e-3))
+    ]
+    first = again(runs[0], tmp_path / "out")
+    whole = tables(first)
     with pytest.raises(ResultsError, match="another name with --run"):
         again(runs[1], tmp_path / "out")
     with pytest.raises(ResultsError, match="same anchor"):
@@ -121,6 +124,71 @@ def test_a_run_of_the_same_name_from_elsewhere_is_refused(tmp_path: Path) -> Non
             OPTIONS,
             workers=1,
         )
+
+    assert tables(first) == whole
+
+
+def test_a_moved_run_is_still_the_same_run(tmp_path: Path) -> None:
+    first = again(save_run(tmp_path / "a" / "run", {1: 1e-3}), tmp_path / "out")
+    before = stamps(first)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert stamps(again(tmp_path / "b" / "run", tmp_path / "out")) == before
+
+
+def test_a_deleted_checkpoint_keeps_its_place(tmp_path: Path) -> None:
+    """Trainers delete old checkpoints; what was measured of them, and after them, stays."""
+    run = save_run(tmp_path / "run", {1: 1e-3, 2: 2e-3, 4: 4e-3})
+    first = again(run, tmp_path / "out")
+    whole, before = tables(first), stamps(first)
+    shutil.rmtree(run / "checkpoint-2")
+    second = again(run, tmp_path / "out")
+    assert stamps(second) == before
+    assert tables(second) == whole
+    next(iter((tmp_path / "out").rglob("factors/run/2/*.safetensors"))).unlink()
+    with pytest.raises(ResultsError, match="has been deleted since"):
+        again(run, tmp_path / "out")
+
+
+def test_an_increment_over_a_hole_is_not_compared(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {1: 1e-3, 2: 2e-3})
+    again(run, tmp_path / "out")
+    shutil.rmtree(run / "checkpoint-2")
+    save(run / "checkpoint-4", moved(anchor_weights(), 4e-3))
+    found = again(run, tmp_path / "out").read("readings").to_pylist()
+    last = [r for r in found if r["step"] == 4 and r["quantity"] == "right_increment"]
+    assert last
+    assert {(row["value"], row["flags"]) for row in last} == {(None, "checkpoint_missing")}
+
+
+def test_similarity_survives_a_narrower_request(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path
+) -> None:
+    some = replace(OPTIONS, passes=passes(["stored"], ["rank", "similarity"]))
+    again(run_folder, tmp_path / "out", some)
+    narrow = replace(OPTIONS, passes=passes(["stored"], ["sparsity"]))
+    found = again(run_folder, tmp_path / "out", narrow).read("readings")
+    assert set(found["diagnostic"].to_pylist()) == {"rank", "similarity", "sparsity"}
+
+
+def test_formats_that_differ_are_said(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {1: 1e-3})
+    save(run / "checkpoint-2", moved(anchor_weights(), 2e-3), torch.bfloat16)
+    rows = again(run, tmp_path / "out").read("readings").to_pylist()
+    stored = [row for row in rows if row["definition"].endswith("as=stored")]
+    for row in stored:
+        if row["diagnostic"] != "similarity":
+            assert ("mixed_precision" in row["flags"]) is (row["step"] == 2)
+    assert {(row["step"], row["stored_precision"]) for row in stored} == {
+        (1, "float32"),
+        (2, "bfloat16"),
+    }
+
+
+def test_the_study_is_kept_when_runs_are_added(run_folder: Path, tmp_path: Path) -> None:
+    trajectories = find_trajectories([run_folder])
+    few = replace(OPTIONS, passes=passes(["stored"], ["sparsity"]))
+    measure(trajectories, tmp_path, few, workers=1, study={"title": "kept"})
+    assert again(run_folder, tmp_path, few).manifest()["study"] == {"title": "kept"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -159,20 +227,38 @@ def test_a_disk_that_is_full_is_said_once_and_work_is_kept(
     assert tables(again(run_folder, out)) == tables(results)
 
 
-def test_kill_and_run_again(run_folder: Path, results: ResultsFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("units", [4])
+def test_kill_and_run_again(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
+) -> None:
+    kill_and_run_again(run_folder, results, tmp_path, units)
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("units", range(1, 15))
+def test_kill_anywhere_and_run_again(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
+) -> None:
+    kill_and_run_again(run_folder, results, tmp_path, units)
+
+
+def kill_and_run_again(
+    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
+) -> None:
     command = [sys.executable, "-m", "offaxis", "measure", str(run_folder), "--out", str(tmp_path)]
     command += ["--as", "stored", "--workers", "1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(stamps(ResultsFolder(tmp_path))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while len(stamps(ResultsFolder(tmp_path))) < units and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = stamps(ResultsFolder(tmp_path))
-    assert len(finished) >= 4
+    assert len(finished) >= units
     found = again(run_folder, tmp_path)
     assert {p: t for p, t in stamps(found).items() if p in finished} == finished
     assert tables(found) == tables(results)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_draws_do_not_touch_the_global_generator(run_folder: Path, tmp_path: Path) -> None:
@@ -180,6 +266,6 @@ def test_draws_do_not_touch_the_global_generator(run_folder: Path, tmp_path: Pat
     from offaxis.measurement.stream import run_task
 
     state = torch.get_rng_state()
-    plan = make_plan(find_trajectories([run_folder]), ResultsFolder(tmp_path), OPTIONS)
+    plan = make_plan(find_trajectories([run_folder]), ResultsFolder(tmp_path), OPTIONS, str)
     run_task(plan.tasks[0])
     assert torch.equal(torch.get_rng_state(), state)

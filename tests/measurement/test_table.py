@@ -134,10 +134,12 @@ def test_values_against_numpy(results: ResultsFolder, run_folder: Path) -> None:
 
 
 def test_a_planted_low_rank_update_stands_out_of_its_null(results: ResultsFolder) -> None:
-    for row in rows(results, quantity="spikes", step=20, definition="v1;as=stored"):
+    for row in rows(results, quantity="spikes", step=20, definition="v1;margin=1.02;as=stored"):
         assert row["value"] == 2
         assert row["null_mean"] <= 0.5
-    for row in rows(results, quantity="stable_rank", step=20, definition="v1;as=stored"):
+    for row in rows(
+        results, quantity="stable_rank", step=20, definition="v1;margin=1.02;as=stored"
+    ):
         assert row["value"] < row["null_mean"] - 3 * row["null_sd"]
 
 
@@ -146,8 +148,10 @@ def test_bf16_files_hide_a_small_update(results: ResultsFolder) -> None:
         found = rows(results, quantity="stable_rank", step=step, definition=definition)
         return float(np.mean([row["value"] for row in found]))
 
-    assert mean(1, "v1;as=bf16") > 2 * mean(1, "v1;as=stored")
-    assert mean(20, "v1;as=bf16") == pytest.approx(mean(20, "v1;as=stored"), rel=0.1)
+    assert mean(1, "v1;margin=1.02;as=bf16") > 2 * mean(1, "v1;margin=1.02;as=stored")
+    assert mean(20, "v1;margin=1.02;as=bf16") == pytest.approx(
+        mean(20, "v1;margin=1.02;as=stored"), rel=0.1
+    )
 
 
 def test_settings_are_in_the_definition(results: ResultsFolder) -> None:
@@ -165,7 +169,7 @@ def test_factors_are_public(results: ResultsFolder, run_folder: Path) -> None:
     with safe_open(results.factors("tiny", 20, f"{tensor}.stored"), framework="pt") as handle:
         left, right = handle.get_tensor("left"), handle.get_tensor("right")
         s = handle.get_tensor("delta_spectrum")
-        assert handle.metadata()["format"] == "1"
+        assert handle.metadata()["format"] == "2"
     W0 = load_file(run_folder / "checkpoint-0" / "model.safetensors")[tensor].double()
     W1 = load_file(run_folder / "checkpoint-20" / "model.safetensors")[tensor].double()
     torch.testing.assert_close((W1 - W0) @ right, left * s[:4], rtol=1e-9, atol=1e-12)

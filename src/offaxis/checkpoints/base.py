@@ -33,4 +33,4 @@ class CheckpointReader(Protocol):
         """
 
     def digest(self) -> str:
-        """Return a hash of the weights' bytes, which names this checkpoint's content."""
+        """Return a hash of the weight files, equal for equal files only."""

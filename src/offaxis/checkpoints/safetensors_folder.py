@@ -18,7 +18,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 
 class SafetensorsFolder:
-    """One checkpoint folder, opened for reading. Nothing outside it is read."""
+    """One checkpoint folder, opened for reading; links out of it are refused."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,10 +30,11 @@ class SafetensorsFolder:
 
     @cached_property
     def _files(self) -> list[Path]:
-        if (self.path / INDEX).is_file():
-            return [self._shard(name) for name in sorted(set(self._weight_map.values()))]
+        """The weight files; a whole model goes before an index, as in transformers."""
         if (self.path / SINGLE).is_file():
-            return [self.path / SINGLE]
+            return [self._own(SINGLE)]
+        if (self.path / INDEX).is_file():
+            return [self._own(name) for name in sorted(set(self._weight_map.values()))]
         raise CheckpointError(
             str(self.path),
             expected=f"a folder with {SINGLE} or {INDEX}",
@@ -55,23 +56,26 @@ class SafetensorsFolder:
                 do="restore the index that was saved with the shards",
             ) from error
 
-    def _shard(self, name: str) -> Path:
-        shard = self.path / name
-        if Path(name).name != name or shard.resolve().parent != self.path.resolve():
+    def _own(self, name: str) -> Path:
+        """A file of this folder; the hub's cache may keep its bytes beside its snapshots."""
+        file = self.path / name
+        home = self.path.resolve()
+        homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+        if Path(name).name != name or file.resolve().parent not in homes:
             raise CheckpointError(
-                str(self.path / INDEX),
-                expected="shards that lie in the checkpoint's own folder",
-                found=repr(name),
-                do="do not trust this checkpoint, or copy its shards into the folder",
+                str(self.path / INDEX if name != SINGLE else file),
+                expected="weights that lie in the checkpoint's own folder",
+                found=repr(name) if Path(name).name != name else f"a link to {file.resolve()}",
+                do="do not trust this checkpoint, or copy its weights into the folder",
             )
-        if not shard.is_file():
+        if not file.is_file():
             raise CheckpointError(
-                str(shard),
+                str(file),
                 expected="a shard that the index names",
                 found="no such file",
                 do="fetch the missing shard, or save the checkpoint again",
             )
-        return shard
+        return file
 
     @cached_property
     def _headers(self) -> dict[str, tuple[TensorInfo, Path]]:
@@ -85,21 +89,38 @@ class SafetensorsFolder:
                         info = TensorInfo(
                             name, tuple(header.get_shape()), _DTYPES.get(dtype, dtype)
                         )
+                        if name in found:
+                            raise self._twice(name, found[name][1], file)
                         found[name] = (info, file)
             except (SafetensorError, OSError) as error:
                 raise _damaged(file, error) from error
-        self._require_indexed(found)
+        if not (self.path / SINGLE).is_file():
+            self._require_as_indexed(found)
         return dict(sorted(found.items()))
 
-    def _require_indexed(self, found: dict[str, tuple[TensorInfo, Path]]) -> None:
-        if not (self.path / INDEX).is_file():
-            return
-        absent = sorted(set(self._weight_map) - set(found))
-        if absent:
+    def _twice(self, name: str, first: Path, second: Path) -> CheckpointError:
+        return CheckpointError(
+            f"tensor {name!r} in {self.path}",
+            expected="each tensor once",
+            found=f"it in {first.name} and in {second.name}",
+            do="save the checkpoint again: one of the two is left over from another save",
+        )
+
+    def _require_as_indexed(self, found: dict[str, tuple[TensorInfo, Path]]) -> None:
+        """Every tensor in the shard that the index names for it, and in no other."""
+        held = {name: file.name for name, (_, file) in found.items()}
+        wrong = sorted(
+            name
+            for name in held.keys() | self._weight_map.keys()
+            if held.get(name) != self._weight_map.get(name)
+        )
+        if wrong:
+            name = wrong[0]
             raise CheckpointError(
-                str(self.path / INDEX),
-                expected="every indexed tensor in its shard",
-                found=f"{len(absent)} missing, the first {absent[0]!r}",
+                f"tensor {name!r}, {self.path / INDEX}",
+                expected=f"it in {self._weight_map.get(name, 'no shard')}",
+                found=f"it in {held.get(name, 'no shard')}"
+                + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""),
                 do="save the checkpoint again: index and shards do not belong together",
             )
 
@@ -121,7 +142,7 @@ class SafetensorsFolder:
             raise _damaged(file, error) from error
 
     def digest(self) -> str:
-        """Return the SHA-256 over the weight files' contents."""
+        """Return the SHA-256 over the weight files, which names them, shards included."""
         total = hashlib.sha256()
         for file in self._files:
             try:

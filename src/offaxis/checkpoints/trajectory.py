@@ -108,14 +108,21 @@ def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> lis
         for member in members:
             if member.resolve() != anchor.resolve():
                 by_folder.setdefault(member.resolve().parent, []).append(member)
+    if not by_folder:
+        raise CheckpointError(
+            str(anchor),
+            expected="at least one checkpoint beside the anchor",
+            found="only the anchor itself",
+            do="give the checkpoints that were trained from it",
+        )
     if run is not None:
-        by_folder = {Path(run): [path for group in by_folder.values() for path in group]}
+        by_folder = {anchor: [path for group in by_folder.values() for path in group]}
     found = []
     for folder, group in by_folder.items():
         steps = [Checkpoint(_step(path, index), path) for index, path in enumerate(group, start=1)]
         _require_distinct_steps(folder.name, steps)
         source = RunFolder(folder) if run is None else None
-        found.append(Trajectory(folder.name or "run", anchor, tuple(sorted(steps)), source))
+        found.append(Trajectory(run or folder.name or "run", anchor, tuple(sorted(steps)), source))
     return found
 
 
@@ -128,7 +135,7 @@ def _step(path: Path, position: int) -> int:
     if state.is_file():
         try:
             return int(json.loads(state.read_text("utf-8"))["global_step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 str(state),
                 expected='a JSON object with an integer "global_step"',

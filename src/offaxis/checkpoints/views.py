@@ -37,7 +37,9 @@ class Skipped(NamedTuple):
 def views(info: TensorInfo) -> list[View] | Skipped:
     """List the matrices in one stored tensor.
 
-    Stacks of three axes (fused experts) are split into one view per entry, `expert.3`.
+    Stacks of three axes (fused experts) are split into one view per entry, `expert.3`. Rows are
+    taken as stored: the output side in linear layers; formats that store the transpose (GPT-2's
+    Conv1D, some fused experts) have left and right exchanged.
     """
     layer, role = layer_and_role(info.name)
     if 0 in info.shape:
@@ -47,6 +49,8 @@ def views(info: TensorInfo) -> list[View] | Skipped:
         return [View(info.name, "", None, rows, cols, info.dtype, layer, role)]
     if len(info.shape) == _STACK_AXES:
         count, rows, cols = info.shape
+        if min(rows, cols) == 1:
+            return Skipped(info.name, "3-D with vectors inside: not a stack of matrices")
         return [
             View(info.name, f"expert.{i}", i, rows, cols, info.dtype, layer, role)
             for i in range(count)

@@ -104,9 +104,8 @@ class Matrix:
 class WeightUpdate:
     """The pair (anchor, current) of one matrix, and the delta between them.
 
-    `storage` is the format the current weights were stored in. `noise_edge` is the singular value
-    above which a direction of the delta counts as more than noise; infinite where no ensemble was
-    drawn to set it.
+    `storage` is the format the current weights were stored in. `noise_edge` is the largest singular
+    value that the delta showed under random signs; infinite where none were drawn.
     """
 
     anchor: Matrix

@@ -1,8 +1,11 @@
 """Where the visible update lies: on principal weights, or on small ones."""
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Lt
 
 from offaxis.diagnostics.base import (
     ClosedForm,
@@ -12,7 +15,7 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.diagnostics.sparsity import changed_mask, rounding_gate
+from offaxis.diagnostics.sparsity import Eta, changed_mask, rounding_gate
 from offaxis.linalg.masks import bottom_fraction, top_fraction
 
 Masks = Mapping[str, torch.Tensor]
@@ -33,7 +36,7 @@ def _masks(anchor: Matrix, rank: int, alpha: float) -> Masks:
 
 
 def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iterable[ClosedForm]:
-    name, p = rounding_gate(update, eta)
+    name, method, p, larger = rounding_gate(update, eta)
     expected = p.sum()
     for quantity, mask in _masks(update.anchor, rank, alpha).items():
         yield ClosedForm(quantity, NullReading("chance", alpha, 0.0, 0, "the mask's density"))
@@ -41,8 +44,11 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
             yield ClosedForm(quantity, NullReading(name, None, None, 0, "no change expected"))
             continue
         mean = float((p * mask).sum() / expected)
-        spread = (p * (1 - p) * (mask - mean).square()).sum().sqrt() / expected  # delta method
-        reading = NullReading(name, mean, float(spread), 0, "closed form, Gaussian update")
+        spread = float(
+            (p * (1 - p) * (mask - mean).square()).sum().sqrt() / expected
+        )  # delta method
+        shift = float((larger * mask).sum() / larger.sum()) - mean
+        reading = NullReading(name, mean, math.hypot(spread, shift), 0, method)
         yield ClosedForm(quantity, reading)
 
 
@@ -55,7 +61,13 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
     ensembles=("permutation",),
     closed_forms=_nulls,
 )
-def masks(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Mapping[str, Reading]:
+def masks(
+    update: WeightUpdate,
+    *,
+    alpha: Annotated[float, Gt(0), Lt(1)],
+    rank: Annotated[int, Ge(1)],
+    eta: Eta,
+) -> Mapping[str, Reading]:
     r"""Return the shares of the visible update inside two masks of the anchor, in [0, 1].
 
     The principal mask holds the alpha share of entries largest in the anchor's rank-`rank`

@@ -15,8 +15,9 @@ from offaxis.linalg.rounding import rounding_noise
 
 
 def _storage_rounding(update: WeightUpdate) -> Iterable[ClosedForm]:
-    mean, sd = rounding_noise(update.anchor.W, update.storage)
-    method = f"closed form, one rounding to {str(update.storage).removeprefix('torch.')}"
+    rms = update.delta.norm / update.delta.W.numel() ** 0.5
+    mean, sd = rounding_noise(update.anchor.W, update.storage, rms)
+    method = f"closed form, rounding to {str(update.storage).removeprefix('torch.')}"
     yield ClosedForm("frobenius_norm", NullReading("storage_rounding", mean, sd, 0, method))
     if not update.anchor.is_zero:
         scale = update.anchor.norm

@@ -1,6 +1,10 @@
 """Principal-angle rotation of the anchor's top singular subspaces."""
 
+import math
 from collections.abc import Mapping
+from typing import Annotated
+
+from annotated_types import Ge
 
 from offaxis.diagnostics.base import EPS, Matrix, Reading, WeightUpdate, diagnostic
 from offaxis.linalg.angles import principal_angles
@@ -18,9 +22,15 @@ def rotation_angles(update: WeightUpdate, k: int) -> tuple[list[float], list[flo
     return left, right
 
 
-def _gap(anchor: Matrix, k: int) -> float:
-    s = anchor.s
+def _gap(matrix: Matrix, k: int) -> float:
+    s = matrix.s
     return float(s[k - 1] - s[k]) if k < s.numel() else float(s[k - 1])
+
+
+def _resolution(matrix: Matrix, k: int) -> float:
+    """Bound of the top-k subspace's rounding error, in radians; at most a right angle."""
+    gap = _gap(matrix, k)
+    return min(100 * EPS * float(matrix.s[0]) / gap, math.pi / 2) if gap > 0 else math.pi / 2
 
 
 @diagnostic(
@@ -38,38 +48,42 @@ def _gap(anchor: Matrix, k: int) -> float:
     primary=("sign_flip",),
     ensembles=("sign_flip", "permutation"),
 )
-def rotation(update: WeightUpdate, *, k: int) -> Mapping[str, Reading]:
+def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, Reading]:
     r"""Return how far the top-k singular subspaces turned, in radians in [0, pi/2].
 
     `gap` is $(s_k-s_{k+1})/s_k$ of the anchor and `gap_ratio` $\lVert dW\rVert_2/(s_k-s_{k+1})$:
     where the latter is not small the largest angle may be a swap at the boundary of two nearly
-    equal directions, and is flagged so. Angles of a zero update are 0; `gap` is not defined for a
-    zero anchor, nor is `gap_ratio` where the gap is 0; k above the smaller dimension leaves all
-    undefined.
+    equal directions, and is flagged so. Angles of a zero update are 0. Where the anchor's gap is
+    within rounding of 0 its subspace is not defined: all carry the flag `tied_gap`, and `gap_ratio`
+    is undefined; so is `gap` where the anchor has fewer than k directions. A zero anchor leaves all
+    undefined, as does k above the smaller dimension.
     """
     anchor = update.anchor
     if not 1 <= k <= anchor.p:
-        return dict.fromkeys(rotation_units, Reading(None, 0.0, ("k_outside_dimension",)))
+        return _undefined("k_outside_dimension")
+    if anchor.is_zero:
+        return _undefined("zero_anchor")
     gap, s_k = _gap(anchor, k), float(anchor.s[k - 1])
     size = 0.0 if update.delta.is_zero else float(update.delta.s[0])
     flags = ("zero_update",) if update.delta.is_zero else ()
+    if gap <= anchor.rounding:
+        flags = (*flags, "tied_gap")
     at_boundary = (*flags, "boundary") if size > _BOUNDARY * gap else flags
     left, right = rotation_angles(update, k)
-    resolution = 100 * EPS * float(anchor.s[0]) / gap if gap > 0 else float("inf")
-    bound = min(resolution, 1.6) if size > 0 else 0.0
-    relative = anchor.rounding / s_k if s_k > 0 else 0.0
+    bound = _resolution(anchor, k) + _resolution(update.current, k) if size > 0 else 0.0
     return {
         "left_max": Reading(left[-1], bound, at_boundary),
         "left_mean": Reading(sum(left) / k, bound, flags),
         "right_max": Reading(right[-1], bound, at_boundary),
         "right_mean": Reading(sum(right) / k, bound, flags),
-        "gap": Reading(gap / s_k, 2 * relative)
-        if s_k > 0
-        else Reading(None, 0.0, ("zero_anchor",)),
+        "gap": Reading(gap / s_k, 4 * anchor.rounding / s_k, flags)
+        if s_k > anchor.rounding
+        else Reading(None, 0.0, (*flags, "rank_deficient")),
         "gap_ratio": Reading(size / gap, 4 * anchor.rounding * size / gap**2, flags)
-        if gap > 0
-        else Reading(None, 0.0, (*flags, "tied_gap")),
+        if gap > anchor.rounding
+        else Reading(None, 0.0, flags),
     }
 
 
-rotation_units = tuple(rotation.units)
+def _undefined(why: str) -> Mapping[str, Reading]:
+    return dict.fromkeys(rotation.units, Reading(None, 0.0, (why,)))

@@ -6,8 +6,9 @@ each of them left behind.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from annotated_types import Ge, Len
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -18,6 +19,7 @@ NAME = "similarity"
 VERSION = 1
 SOURCE = "arXiv:2606.07082, section 4.2"
 RANKS = (4, 16)
+Ranks = Annotated[list[Annotated[int, Ge(1)]], Len(1)]
 UNITS = {
     "right_to_final": "fraction",
     "left_to_final": "fraction",
@@ -44,11 +46,13 @@ class TopFactors(NamedTuple):
 class Stage(NamedTuple):
     """One checkpoint of a trajectory: its update, and the step it took since the one before.
 
-    None stands for a zero update, which has no directions.
+    None stands for a zero update, which has no directions. `follows` is False where the step began
+    at another checkpoint than the one before in the list, which has been deleted since.
     """
 
     cumulative: TopFactors | None
     increment: TopFactors | None
+    follows: bool = True
 
 
 def ranks_for(p: int, requested: Sequence[int] = RANKS) -> list[int]:
@@ -70,6 +74,8 @@ def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading
     rows = []
     for index, stage in enumerate(stages):
         missing = "zero_update" if index else "first_checkpoint"
+        if index and not stage.follows:
+            before, missing = None, "checkpoint_missing"
         rows.append(
             _pair(
                 stage.cumulative,

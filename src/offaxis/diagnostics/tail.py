@@ -1,6 +1,9 @@
 """Hill exponent: how heavy the tail of the update's spectrum is."""
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from annotated_types import Ge
 
 from offaxis.diagnostics.base import UNDEFINED_AT_ZERO, Reading, WeightUpdate, diagnostic
 from offaxis.linalg.ranks import hill_exponent
@@ -14,7 +17,7 @@ from offaxis.linalg.ranks import hill_exponent
     primary=("sign_flip",),
     ensembles=("sign_flip", "permutation"),
 )
-def tail(update: WeightUpdate, *, k: int) -> Mapping[str, Reading]:
+def tail(update: WeightUpdate, *, k: Annotated[int, Ge(2)]) -> Mapping[str, Reading]:
     """Return the Hill exponent of the top k singular values of dW, > 0; smaller is heavier.
 
     Not defined for a zero update, for k < 2, or where the k values are equal or not resolved.

@@ -32,20 +32,19 @@ def permutation(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tens
 def random_walk(
     row_rms: Float64[Tensor, " m"],
     col_rms: Float64[Tensor, " n"],
-    norms: Sequence[float],
+    step_norms: Sequence[float],
     generator: Generator,
 ) -> list[Float64[Tensor, "m n"]]:
-    r"""Draw the independent increments of a walk whose path has the given norms.
+    r"""Draw the independent increments of a walk with steps of the given sizes.
 
-    Increment i has entries $r_a c_b\,z_{ab}$, z standard normal, scaled so that the expected
-    squared norm of the path after it is the largest of `norms` so far, squared. Nothing but the
-    profile of rows and columns and the pace is kept, so that what its path's subspaces share with
-    the last one is what nesting alone gives.
+    Increment i has entries $r_a c_b\,z_{ab}$, z standard normal, scaled to the i-th norm in
+    expectation. Nothing but the profile of rows and columns and the sizes of the steps is kept, so
+    that what its path's subspaces share with the last one is what nesting alone gives.
 
     Args:
         row_rms: Root mean square of the rows of the final update.
         col_rms: Root mean square of its columns.
-        norms: Frobenius norms of the cumulative update at successive checkpoints.
+        step_norms: Frobenius norms of the increments between successive checkpoints.
         generator: Source of the draws.
 
     Returns:
@@ -53,10 +52,7 @@ def random_walk(
     """
     profile = torch.outer(row_rms, col_rms)
     profile = profile / profile.norm().clamp(min=torch.finfo(profile.dtype).tiny)
-    increments, reached = [], 0.0
-    for norm in norms:
-        energy = max(norm**2 - reached, 0.0)
-        reached = max(norm**2, reached)
-        noise = torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
-        increments.append(energy**0.5 * profile * noise)
-    return increments
+    return [
+        norm * profile * torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
+        for norm in step_norms
+    ]

@@ -13,7 +13,16 @@ _INFINITY = 0x7F80  # its pattern; rounding treats it as the next value, 2^128
 
 def cast(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Float64[Tensor, "m n"]:
     """Round to a storage format, to nearest with ties to even, and back to float64."""
-    return W.to(dtype).double()
+    if dtype in (torch.float32, torch.float64):
+        return W.to(dtype).double()
+    # torch narrows by way of float32; rounding to odd there makes the second rounding the only one
+    narrow = W.float()
+    inexact = narrow.double() != W
+    if bool(inexact.any()):
+        bits = narrow.view(torch.int32)
+        toward_zero = torch.where(narrow.double().abs() > W.abs(), bits - 1, bits)
+        narrow = torch.where(inexact, toward_zero | 1, bits).view(torch.float32)
+    return narrow.to(dtype).double()
 
 
 def is_unchanged(
@@ -33,9 +42,10 @@ def is_unchanged(
 
 
 class Grid(NamedTuple):
-    """A matrix as bf16 sees it: its distinct magnitudes, and where each of them stands."""
+    """A matrix as bf16 sees it: its magnitudes, how often and where each of them stands."""
 
     magnitudes: Tensor
+    counts: Tensor
     place: Tensor
     on_grid: bool
 
@@ -43,8 +53,57 @@ class Grid(NamedTuple):
 def grid(W: Float64[Tensor, "m n"]) -> Grid:
     """Return the bf16 magnitudes of W, and whether it is made of bf16 values throughout."""
     a = cast(W, torch.bfloat16)
-    magnitudes, place = a.abs().unique(return_inverse=True)
-    return Grid(magnitudes, place, bool((a == W).all()))
+    magnitudes, place, counts = a.abs().unique(return_inverse=True, return_counts=True)
+    return Grid(magnitudes, counts.double(), place, bool((a == W).all()))
+
+
+def true_rms(weights: Grid, visible_rms: float) -> float:
+    r"""Return the rms of a Gaussian update whose bf16 image has the given rms.
+
+    A bf16 file shows of an update only what the cast lets through: too little where steps are
+    below half a unit in the last place, rounding noise on top elsewhere. Solved by bisection for
+    the update that would have shown what was seen.
+
+    Args:
+        weights: The anchor on the bf16 grid.
+        visible_rms: Root mean square of cast(current) - cast(anchor), >= 0.
+    """
+    if visible_rms == 0:
+        return 0.0
+    low, high = math.log(visible_rms) - 24, math.log(visible_rms) + 12
+    for _ in range(56):
+        middle = (low + high) / 2
+        seen = _visible_energy(weights, math.exp(middle))
+        low, high = (middle, high) if seen < visible_rms**2 else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def _visible_energy(weights: Grid, rms: float) -> float:
+    r"""Mean square of what the cast shows, spacing taken as uniform around each weight.
+
+    On the grid the visible step is the update rounded to units u, $\sum_k k^2u^2P(k)$. Off it,
+    with w anywhere in its cell, it is $\Delta^2+u^2f(1-f)$ with f the fraction of $\Delta/u$.
+    """
+    u = _spacing(weights.magnitudes)
+    ratio = rms / u
+    k = torch.arange(1, 13, dtype=u.dtype)[:, None]
+    if weights.on_grid:
+        step = torch.special.ndtr((k + 0.5) / ratio) - torch.special.ndtr((k - 0.5) / ratio)
+        # Sheppard's correction is exact to 1e-8 once the deviation is a unit
+        energy = torch.where(ratio < 1, 2 * (k.square() * step).sum(0), ratio.square() + 1 / 12)
+    else:
+        decay = torch.exp(-2 * (math.pi * k * ratio).square()) / (math.pi * k).square()
+        wide = ratio.square() + 1 / 6 - decay.sum(0)
+        energy = torch.where(ratio < 0.1, ratio * math.sqrt(2 / math.pi), wide)
+    return float((weights.counts * energy * u.square()).sum() / weights.counts.sum())
+
+
+def _spacing(a: Float64[Tensor, " v"], dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """One unit in the last place at each magnitude."""
+    exponent = torch.where(a == 0, -torch.inf, torch.frexp(a).exponent.double())
+    digits = round(-math.log2(torch.finfo(dtype).eps)) + 1
+    least = math.log2(torch.finfo(dtype).smallest_normal) + 1 - digits
+    return torch.exp2((exponent - digits).clamp(min=least))
 
 
 def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
@@ -82,20 +141,30 @@ def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
     return change[weights.place]
 
 
-def rounding_noise(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> tuple[float, float]:
-    r"""Return mean and standard deviation of the norm that storage rounding alone would show.
+def rounding_noise(
+    W: Float64[Tensor, "m n"], dtype: torch.dtype, rms: float
+) -> tuple[float, float]:
+    r"""Return mean and standard deviation of the norm of the rounding that storage adds.
 
-    Each entry's rounding error is uniform over its cell, variance $u^2/12$ with u the spacing of
-    the format at w; the norm's mean is the root of the summed variance.
+    Each entry of an anchor on the format's grid is moved by a Gaussian of the given rms and rounded
+    again: with u the spacing there, the error has variance $\frac{u^2}{12}
+    +\frac{u^2}{\pi^2}\sum_k\frac{(-1)^k}{k^2}e^{-2\pi^2k^2\text{rms}^2/u^2}$, which is rms^2 for
+    an update far below the spacing (all of it is lost) and u^2/12 far above.
+
+    Source:
+        Widrow & Kollár 2008, "Quantization Noise", doi:10.1017/CBO9780511754661 (the series).
     """
-    exponent = torch.where(W == 0, -torch.inf, torch.frexp(W).exponent.double())
-    digits = round(-math.log2(torch.finfo(dtype).eps)) + 1
-    least = math.log2(torch.finfo(dtype).smallest_normal) + 1 - digits
-    spacing = torch.exp2((exponent - digits).clamp(min=least))
-    energy = float(spacing.square().sum()) / 12
-    energy_sd = math.sqrt(float(spacing.pow(4).sum()) / 180)  # Var[x^2] of a uniform of width u
+    u = _spacing(W.abs().flatten(), dtype)
+    ratio = rms / u
+    k = torch.arange(1, 13, dtype=u.dtype)[:, None]
+    decay = torch.exp(-2 * (math.pi * k * ratio).square()) / k.square()
+    series = torch.where(k % 2 == 0, decay, -decay).sum(0) / math.pi**2
+    variance = torch.where(ratio < 0.1, u.new_tensor(rms**2), u.square() * (1 / 12 + series))
+    energy = float(variance.sum())
     mean = math.sqrt(energy)
-    return mean, energy_sd / (2 * mean) if mean > 0 else 0.0
+    # Var[x^2] is (4/5) Var[x]^2 of a uniform, 2 Var[x]^2 of a Gaussian: the larger, to be safe
+    spread = math.sqrt(2 * float(variance.square().sum()))
+    return mean, spread / (2 * mean) if mean > 0 else 0.0
 
 
 def _unchanged_interval(

@@ -1,10 +1,14 @@
 """Singular value decompositions in float64, exact by LAPACK or through the Gram matrix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+from offaxis.errors import NumericsError
 
 _WELL_RESOLVED = 1e-3  # above it, vectors from the Gram are orthonormal to 1e-10
 
@@ -22,7 +26,8 @@ class Factors(NamedTuple):
 
 def exact_svd(W: Float64[Tensor, "m n"]) -> Factors:
     """Return the thin SVD by LAPACK's divide and conquer; backward stable, the judge."""
-    U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+    with _explained(W):
+        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
     return Factors(U, s, Vh)
 
 
@@ -40,7 +45,8 @@ def gram_svd(W: Float64[Tensor, "m n"], k: int | None = None) -> Factors:
     """
     wide = W.shape[0] <= W.shape[1]
     A = W if wide else W.T
-    eigenvalues, Q = torch.linalg.eigh(A @ A.T)
+    with _explained(W):
+        eigenvalues, Q = torch.linalg.eigh(A @ A.T)
     s = eigenvalues.flip(0).clamp(min=0).sqrt()
     Q = Q.flip(1)[:, :k]
     kept = s[: Q.shape[1]]
@@ -53,5 +59,20 @@ def gram_svd(W: Float64[Tensor, "m n"], k: int | None = None) -> Factors:
 def gram_values(W: Float64[Tensor, "m n"]) -> Factors:
     """Return the spectrum alone, from the smaller Gram matrix; accuracy as for `gram_svd`."""
     A = W if W.shape[0] <= W.shape[1] else W.T
-    eigenvalues = torch.linalg.eigvalsh(A @ A.T)
+    with _explained(W):
+        eigenvalues = torch.linalg.eigvalsh(A @ A.T)
     return Factors(None, eigenvalues.flip(0).clamp(min=0).sqrt(), None)
+
+
+@contextmanager
+def _explained(W: Tensor) -> Iterator[None]:
+    """Turn LAPACK's failure to converge into an error of ours."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export
+        raise NumericsError(
+            f"a decomposition of a {W.shape[0]} x {W.shape[1]} matrix",
+            expected="LAPACK to converge",
+            found=str(error).splitlines()[0],
+            do="report the matrix: finite weights of ordinary size always converge",
+        ) from error

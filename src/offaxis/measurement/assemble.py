@@ -1,29 +1,31 @@
 """From finished units to the public tables, one run at a time."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
+from offaxis.errors import ResultsError
 from offaxis.measurement import units
 from offaxis.measurement.options import Options, Storage
 from offaxis.measurement.over_time import similarity_cells
 from offaxis.measurement.units import NULL_CELLS, READING_CELLS, Cells, Unit
 from offaxis.table import ResultsFolder, Row
 
-STORAGES: tuple[Storage, ...] = ("stored", "bf16")
-
 
 @dataclass(frozen=True)
 class RunView:
-    """One matrix of one run: where its units lie, and what its rows say of it."""
+    """One matrix of one run: where its units lie, and what its rows say of it.
+
+    `steps` are those that have been measured under each storage.
+    """
 
     results: ResultsFolder
     run: str
     anchor: str
-    steps: tuple[int, ...]
+    steps: Mapping[Storage, tuple[int, ...]]
     view: View
     master_precision: str
     options: Options
@@ -40,41 +42,52 @@ class Rows:
 
 
 def rows_of(item: RunView) -> Rows:
-    """Read the units of one matrix of one run, add similarity over time, and lay out the rows."""
+    """Read the units of one matrix of one run, add similarity over time, and lay out the rows.
+
+    Raises:
+        ResultsError: If a unit that was measured is not there any more.
+    """
     rows = Rows([], [], [], [])
-    for storage in STORAGES:
-        held = [
-            (step, unit)
-            for step in item.steps
-            if (unit := units.load(_path(item, step, storage))) is not None
-        ]
-        if not held:
-            continue
-        over_time = _over_time(item, held, storage)
-        for (step, unit), (readings, nulls) in zip(held, over_time, strict=True):
-            _add(rows, item, step, storage, (unit.readings + readings, unit.nulls + nulls))
+    for storage, steps in item.steps.items():
+        held = [(step, _unit(item, step, storage)) for step in steps]
+        for step, unit in held:
+            _add(rows, item, step, unit, (unit.readings, unit.nulls))
             _add_curves(rows, item, step, unit)
+        for (step, unit), cells in _over_time(item, held, storage):
+            _add(rows, item, step, unit, cells)
     return rows
 
 
-def _path(item: RunView, step: int, storage: str) -> Path:
-    return item.results.factors(item.run, step, f"{item.view.label}.{storage}")
+def _unit(item: RunView, step: int, storage: Storage) -> Unit:
+    path = item.results.factors(item.run, step, f"{item.view.label}.{storage}")
+    unit = units.load(path)
+    if unit is None:
+        raise ResultsError(
+            str(path),
+            expected="the unit of a checkpoint that was measured and has been deleted since",
+            found="a damaged file" if path.exists() else "no such file",
+            do="bring the checkpoint back and measure again, or begin in another --out",
+        )
+    return unit
+
+
+Held = tuple[int, Unit]
 
 
 def _over_time(
-    item: RunView, held: Sequence[tuple[int, Unit]], storage: Storage
-) -> list[tuple[Cells, Cells]]:
-    steps, found = [step for step, _ in held], [unit for _, unit in held]
-    if not all(similarity.NAME in unit.provenance.definitions for unit in found):
-        return [([], []) for _ in held]
+    item: RunView, held: Sequence[Held], storage: Storage
+) -> list[tuple[Held, tuple[Cells, Cells]]]:
+    """Similarity between those checkpoints for which it was measured."""
+    kept = [pair for pair in held if similarity.NAME in pair[1].provenance.definitions]
+    if not kept:
+        return []
     key = f"{item.options.seed}|{item.run}|{item.view.label}|{storage}"
-    return similarity_cells(found, steps, storage, key, item.options)
+    steps, found = [step for step, _ in kept], [unit for _, unit in kept]
+    return list(zip(kept, similarity_cells(found, steps, storage, key, item.options), strict=True))
 
 
-def _add(
-    rows: Rows, item: RunView, step: int, storage: Storage, cells: tuple[Cells, Cells]
-) -> None:
-    view = item.view
+def _add(rows: Rows, item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> None:
+    view, made = item.view, unit.provenance
     key = {"run": item.run, "step": step, "tensor": view.tensor, "view": view.view}
     place = {
         **key,
@@ -83,7 +96,7 @@ def _add(
         "role": view.role,
         "rows": view.rows,
         "cols": view.cols,
-        "stored_precision": view.dtype if storage == "stored" else "bfloat16",
+        "stored_precision": made.dtype if made.storage == "stored" else "bfloat16",
         "master_precision": item.master_precision,
         "compute_precision": "float64",
     }
@@ -119,8 +132,13 @@ def training_rows(trajectory: Trajectory) -> list[Row]:
     if trajectory.folder is None:
         return []
     return [
-        {"run": trajectory.run, "step": line["step"], "quantity": name, "value": float(value)}
+        {"run": trajectory.run, "step": line["step"], "quantity": name, "value": _finite(value)}
         for line in trajectory.folder.log()
         for name, value in line.items()
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
     ]
+
+
+def _finite(value: float) -> float | None:
+    """A number, or null for what is none."""
+    return float(value) if math.isfinite(value) else None

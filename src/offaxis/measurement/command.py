@@ -39,7 +39,7 @@ def measure_command(
     trajectories = find_trajectories(paths, anchor=anchor, run=run)
     results = ResultsFolder(out or _default_out(trajectories))
     if dry_run:
-        plan = make_plan(trajectories, results, options)
+        plan = make_plan(trajectories, results, options, lambda path: str(path.resolve()))
         messages().print(plan.describe())
         return plan.as_dict()
     measure(trajectories, results.root, options, workers=workers)

@@ -19,9 +19,6 @@ from offaxis.diagnostics.base import (
 from offaxis.linalg.ensembles import permutation, sign_flip
 from offaxis.linalg.spectra import gram_svd, gram_values
 
-EDGE_MARGIN = 1.02
-"""A spike exceeds the largest sign-flip draw by this factor; the draws spread by about 0.2 %."""
-
 ENSEMBLES: Mapping[str, Callable[[Tensor, Generator], Tensor]] = {
     "sign_flip": sign_flip,
     "permutation": permutation,
@@ -87,14 +84,14 @@ def evaluate(
 
 
 def _noise_edge(update: WeightUpdate, diagnostics: Sequence[Diagnostic], draws: Draws) -> float:
-    """The edge above which a singular value of the delta is more than noise of its profile."""
+    """The largest singular value that the delta shows under random signs."""
     if not any("spikes" in d.units for d in diagnostics):
         return float("inf")
     largest = (
         float(gram_values(sign_flip(update.delta.W, generator_for(draws.key, "edge", i))).s[0])
         for i in range(draws.edge)
     )
-    return EDGE_MARGIN * max(largest, default=float("inf"))
+    return max(largest, default=float("inf"))
 
 
 def _drawn_nulls(

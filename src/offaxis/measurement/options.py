@@ -52,6 +52,11 @@ class Options:
     walk_draws: int = 2
     seed: int = 0
 
+    @property
+    def similarity_ranks(self) -> tuple[int, ...]:
+        """The K at which subspaces are compared over time."""
+        return tuple(self.overrides.get(similarity.NAME, {}).get("K", similarity.RANKS))
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as the manifest records them."""
         return {
@@ -83,6 +88,18 @@ def passes(storages: Sequence[str], names: Sequence[str] | None) -> tuple[Pass, 
     return tuple(Pass(storage, chosen) for storage in _storages(storages))
 
 
+def _plain(annotation: Any) -> str:  # noqa: ANN401 - any annotation of a setting
+    """A setting's type in words: `float, > 0, < 1`."""
+    limits = getattr(annotation, "__metadata__", ())
+    kind = annotation.__origin__ if limits else annotation
+    words = [getattr(kind, "__name__", str(kind))]
+    for limit in limits:
+        for sign, name in ((">=", "ge"), (">", "gt"), ("<", "lt")):
+            if hasattr(limit, name):
+                words.append(f"{sign} {getattr(limit, name)}")
+    return ", ".join(words)
+
+
 def _storages(given: Sequence[str]) -> list[Storage]:
     return [TypeAdapter(Storage).validate_python(name) for name in dict.fromkeys(given)]
 
@@ -100,6 +117,7 @@ def parse_overrides(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]
         for p in inspect.signature(d.function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
+    known[f"{similarity.NAME}.K"] = similarity.Ranks
     for key, value in assignments.items():
         if key not in known:
             raise UsageError(
@@ -109,11 +127,11 @@ def parse_overrides(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]
                 do=suggestion(key, known),
             )
         try:
-            checked = TypeAdapter(known[key]).validate_python(value)
+            checked = TypeAdapter(known[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise UsageError(
                 f"--set {key}",
-                expected=f"a value of type {known[key].__name__}",
+                expected=f"a value of {_plain(known[key])}",
                 found=repr(value),
                 do=error.errors()[0]["msg"],
             ) from error

@@ -16,7 +16,7 @@ from offaxis.table import definition
 
 _CURVES = ("delta_spectrum", "left", "right")
 _STEP = ("increment_spectrum", "increment_left", "increment_right")
-_WALK = "seeded draws of a walk with the update's row and column profile and pace"
+_WALK = "seeded draws of a walk with the update's row and column profile and step sizes"
 
 Sample = Sequence[Sequence[Mapping[str, Reading]]]
 
@@ -25,16 +25,16 @@ def similarity_cells(
     held: Sequence[Unit], steps: Sequence[int], storage: str, key: str, options: Options
 ) -> list[tuple[Cells, Cells]]:
     """Return, for each unit of one matrix in one run, its similarity rows and their nulls."""
-    stages = [_stage(unit) for unit in held]
-    last = held[-1].tensors("row_rms", "col_rms", "delta_spectrum")
+    last = held[-1].tensors("row_rms", "col_rms")
     m, n = last["row_rms"].numel(), last["col_rms"].numel()
     rows: list[tuple[Cells, Cells]] = [([], []) for _ in held]
-    ranks = similarity.ranks_for(min(m, n))
+    ranks = similarity.ranks_for(min(m, n), options.similarity_ranks)
     if not ranks:
         return rows
-    norms = [float(unit.tensors("delta_spectrum")["delta_spectrum"].norm()) for unit in held]
+    stages = [_stage(unit, before) for before, unit in zip([None, *held[:-1]], held, strict=True)]
+    sizes = [float(unit.tensors(_STEP[0])[_STEP[0]].norm()) for unit in held]
     walks = [
-        _walk_stages(last["row_rms"], last["col_rms"], norms, max(ranks), f"{key}|{draw}")
+        _walk_stages(last["row_rms"], last["col_rms"], sizes, max(ranks), f"{key}|{draw}")
         for draw in range(options.walk_draws)
     ]
     for K in ranks:
@@ -61,9 +61,11 @@ def _nulls(sample: Sample, index: int, quantity: str, chance: float) -> list[Nul
     ]
 
 
-def _stage(unit: Unit) -> Stage:
+def _stage(unit: Unit, before: Unit | None) -> Stage:
     held = unit.tensors(*_CURVES, *_STEP)
-    return Stage(*(_factors(*(held[name] for name in names)) for names in (_CURVES, _STEP)))
+    cumulative, step = (_factors(*(held[name] for name in names)) for names in (_CURVES, _STEP))
+    follows = before is None or unit.provenance.before == before.provenance.current
+    return Stage(cumulative, step, follows)
 
 
 def _factors(s: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> TopFactors | None:
@@ -71,11 +73,11 @@ def _factors(s: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> TopFac
 
 
 def _walk_stages(
-    row_rms: torch.Tensor, col_rms: torch.Tensor, norms: Sequence[float], K: int, key: str
+    row_rms: torch.Tensor, col_rms: torch.Tensor, sizes: Sequence[float], K: int, key: str
 ) -> list[Stage]:
     position = torch.zeros(row_rms.numel(), col_rms.numel(), dtype=row_rms.dtype)
     stages = []
-    for step in random_walk(row_rms, col_rms, norms, generator_for(key, "walk")):
+    for step in random_walk(row_rms, col_rms, sizes, generator_for(key, "walk")):
         position = position + step
         stages.append(Stage(_top(position, K), _top(step, K)))
     return stages

@@ -1,8 +1,9 @@
 """What a measurement will read, how much memory it will hold and about how long it will take."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,8 +101,25 @@ class Plan:
         return _seconds_per_cost() * decompositions * flops
 
 
-def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, options: Options) -> Plan:
+Identify = Callable[[Path], str]
+"""Names a checkpoint's content by its path: a hash, or in a dry run the path itself."""
+
+
+def make_plan(
+    trajectories: Sequence[Trajectory],
+    results: ResultsFolder,
+    options: Options,
+    identify: Identify,
+    gone: Mapping[str, Sequence[Source]] | None = None,
+) -> Plan:
     """Read headers, pair every checkpoint with its anchor, and lay out the tasks.
+
+    Args:
+        trajectories: What to measure.
+        results: Where to.
+        options: How.
+        identify: Gives equal names to equal anchors, which are then factored once.
+        gone: Checkpoints measured earlier whose folders are not there any more, by run.
 
     Raises:
         CheckpointError: If a checkpoint cannot be opened or paired.
@@ -113,15 +131,12 @@ def make_plan(trajectories: Sequence[Trajectory], results: ResultsFolder, option
     anchors: dict[str, Source] = {}
     for trajectory in trajectories:
         run, anchor_reader = trajectory.run, open_checkpoint(trajectory.anchor)
-        anchor = Source(0, trajectory.anchor, anchor_reader.digest())
-        anchor = anchors.setdefault(anchor.digest, anchor)
-        readers = [open_checkpoint(c.path) for c in trajectory.checkpoints]
-        pairings = [pair(anchor_reader, reader) for reader in readers]
-        anchor_of[run], pairing_of[run] = anchor, pairings[-1]
-        sources[run] = tuple(
-            Source(c.step, c.path, reader.digest())
-            for c, reader in zip(trajectory.checkpoints, readers, strict=True)
-        )
+        anchor = Source(0, trajectory.anchor, identify(trajectory.anchor))
+        anchor_of[run] = anchors.setdefault(anchor.digest, anchor)
+        pairings = [pair(anchor_reader, open_checkpoint(c.path)) for c in trajectory.checkpoints]
+        pairing_of[run] = pairings[-1]
+        present = [Source(c.step, c.path, identify(c.path)) for c in trajectory.checkpoints]
+        sources[run] = tuple(sorted([*present, *(gone or {}).get(run, ())]))
         for view in pairing_of[run].matrices:
             shared.setdefault((anchor.digest, view), []).append(Series(run, sources[run]))
     tasks = [

@@ -11,7 +11,7 @@ import torch
 import offaxis
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.diagnostics import similarity
-from offaxis.measurement.options import Options, diagnostics
+from offaxis.measurement.options import Options, Storage, diagnostics
 from offaxis.measurement.plan import Plan
 
 ANCHOR_DIGITS = 12
@@ -34,23 +34,21 @@ _FROM_TRAINING = (
 
 
 def manifest(
-    plan: Plan, options: Options, earlier: Runs, study: dict[str, Any] | None
+    plan: Plan, options: Options, held: dict[str, Any], study: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Describe a folder that holds the runs of this plan beside those measured earlier."""
-    runs = earlier | {t.run: _run_entry(t, plan, earlier.get(t.run, {})) for t in plan.trajectories}
+    """Describe a folder that holds the runs of this plan beside those of its manifest so far."""
+    earlier: Runs = {run["name"]: run for run in held.get("runs", [])}
+    runs = earlier | {
+        t.run: _run_entry(t, plan, options, earlier.get(t.run, {})) for t in plan.trajectories
+    }
     ordered = [runs[name] for name in sorted(runs)]
+    anchors = {run["anchor"]: run["anchor_sha256"] for run in ordered}
     skipped = {s["tensor"]: s["reason"] for run in ordered for s in run["coverage"]["skipped"]}
     return {
         "offaxis": offaxis.__version__,
-        "options": options.as_dict(),
         "definitions": definitions(),
         "runs": ordered,
-        "anchors": [
-            {"id": name, "sha256": sha256}
-            for name, sha256 in sorted(
-                {run["anchor"]: run["anchor_sha256"] for run in ordered}.items()
-            )
-        ],
+        "anchors": [{"id": name, "sha256": anchors[name]} for name in sorted(anchors)],
         "coverage": {
             "measured": max(run["coverage"]["measured"] for run in ordered),
             "skipped": [{"tensor": t, "reason": skipped[t]} for t in sorted(skipped)],
@@ -62,8 +60,19 @@ def manifest(
             "pyarrow": pyarrow.__version__,
             "safetensors": safetensors.__version__,
         },
-        "study": study,
+        "study": study if study is not None else held.get("study"),
     }
+
+
+def measured_steps(plan: Plan, run: str, known: dict[str, Any]) -> dict[Storage, tuple[int, ...]]:
+    """The steps of a run that have units after this plan, under each storage."""
+    present = {source.step for source in plan.sources[run] if not source.is_gone}
+    found: dict[Storage, set[int]] = {
+        storage: set(steps) for storage, steps in known.get("measured", {}).items()
+    }
+    for each in plan.options.passes:
+        found.setdefault(each.storage, set()).update(present)
+    return {storage: tuple(sorted(steps)) for storage, steps in sorted(found.items())}
 
 
 def definitions() -> dict[str, Any]:
@@ -86,11 +95,11 @@ def definitions() -> dict[str, Any]:
     return found
 
 
-def _run_entry(trajectory: Trajectory, plan: Plan, known: dict[str, Any]) -> dict[str, Any]:
+def _run_entry(
+    trajectory: Trajectory, plan: Plan, options: Options, known: dict[str, Any]
+) -> dict[str, Any]:
     said, run = trajectory.manifest, trajectory.run
     anchor, pairing, sources = plan.anchor_of[run], plan.pairing_of[run], plan.sources[run]
-    hashes = {str(s.step): s.digest for s in sources}
-    paths = {str(s.step): str(s.path.resolve()) for s in sources}
     return {
         "name": run,
         **{name: said.get(name) for name in _FROM_TRAINING},
@@ -98,9 +107,11 @@ def _run_entry(trajectory: Trajectory, plan: Plan, known: dict[str, Any]) -> dic
         "anchor": anchor.digest[:ANCHOR_DIGITS],
         "anchor_sha256": anchor.digest,
         "anchor_path": str(anchor.path),
-        "steps": sorted({s.step for s in sources} | set(known.get("steps", ()))),
-        "checkpoint_sha256": known.get("checkpoint_sha256", {}) | hashes,
-        "checkpoint_paths": known.get("checkpoint_paths", {}) | paths,
+        "steps": [source.step for source in sources],
+        "measured": {s: list(steps) for s, steps in measured_steps(plan, run, known).items()},
+        "options": options.as_dict(),
+        "checkpoint_sha256": {str(s.step): s.digest for s in sources},
+        "checkpoint_paths": {str(s.step): str(s.path.resolve()) for s in sources},
         "coverage": {
             "measured": len(pairing.matrices),
             "measured_weights": sum(view.rows * view.cols for view in pairing.matrices),

@@ -1,6 +1,6 @@
 """Matrices outside, checkpoints inside: the anchor is factored once and serves every checkpoint."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from offaxis.diagnostics.base import Diagnostic, Matrix, WeightUpdate
 from offaxis.diagnostics.rotation import rotation_angles
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
-from offaxis.linalg.spectra import gram_svd
 from offaxis.measurement import units
 from offaxis.measurement.evaluate import Draws, evaluate
 from offaxis.measurement.options import Options, Pass, diagnostics
@@ -24,11 +23,16 @@ from offaxis.table import ResultsFolder, definition
 
 
 class Source(NamedTuple):
-    """One checkpoint on disk, with the hash that names its content."""
+    """One checkpoint, with the hash that names its content; its folder may be gone since."""
 
     step: int
     path: Path
     digest: str
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether only what was measured of it is left."""
+        return not self.path.is_dir()
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Task:
     @property
     def num_units(self) -> int:
         """How many (matrix, checkpoint, storage) units the task holds."""
-        return len(self.options.passes) * sum(len(s.checkpoints) for s in self.series)
+        present = sum(not source.is_gone for s in self.series for source in s.checkpoints)
+        return len(self.options.passes) * present
 
 
 def run_task(task: Task) -> int:
@@ -88,33 +93,42 @@ def unit_path(task: Task, series: Series, source: Source, storage: str) -> Path:
 
 
 def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
-    before = task.anchor
+    """The units of one run that are not there, or not as they are wanted now.
+
+    A checkpoint deleted since it was measured keeps its place: the increment of the one after it
+    began there, and is not made again from an earlier one.
+    """
+    known = diagnostics()
+    before = present = task.anchor
     for source in series.checkpoints:
+        if source.is_gone:
+            before = source
+            continue
         held = units.load(unit_path(task, series, source, each.storage))
-        known = diagnostics()
-        names = [name for name in known if name in each.diagnostics]
-        wanted = _provenance(task, each, source, before, {n: known[n] for n in names})
-        if held is None or not held.provenance.covers(wanted):
+        names = set(each.diagnostics)
+        wanted = _provenance(task, each, source, present, names)
+        if held is None or not held.provenance.covers(wanted, {before.digest, present.digest}):
             if held is not None:  # keep what was measured before beside what is asked for now
-                names = [n for n in known if n in names or n in held.provenance.definitions]
-            chosen = {name: known[name] for name in names}
-            provenance = _provenance(task, each, source, before, chosen)
-            yield _Job(task, each, series.run, source, before, provenance, chosen)
-        before = source
+                names |= held.provenance.definitions.keys() & {*known, similarity.NAME}
+            provenance = _provenance(task, each, source, present, names)
+            chosen = {name: item for name, item in known.items() if name in names}
+            yield _Job(task, each, series.run, source, present, provenance, chosen)
+        before = present = source
 
 
 def _provenance(
-    task: Task, each: Pass, source: Source, before: Source, chosen: Mapping[str, Diagnostic]
+    task: Task, each: Pass, source: Source, before: Source, names: Collection[str]
 ) -> units.Provenance:
     p = min(task.view.rows, task.view.cols)
-    overrides = task.options.overrides
-    named = {
-        name: definition(item.version, item.resolve(p, overrides.get(name, {})))
-        for name, item in chosen.items()
-    }
-    if similarity.NAME in each.diagnostics:
-        named[similarity.NAME] = definition(similarity.VERSION, {})
     o = task.options
+    named = {
+        name: definition(item.version, item.resolve(p, o.overrides.get(name, {})))
+        for name, item in diagnostics().items()
+        if name in names
+    }
+    if similarity.NAME in names:
+        ranks = similarity.ranks_for(p, o.similarity_ranks)
+        named[similarity.NAME] = definition(similarity.VERSION, {"K": max(ranks, default=0)})
     return units.Provenance(
         anchor=task.anchor.digest,
         current=source.digest,
@@ -122,6 +136,7 @@ def _provenance(
         tensor=task.view.tensor,
         view=task.view.view,
         storage=each.storage,
+        dtype=open_checkpoint(source.path).tensors()[task.view.tensor].dtype,
         draws=f"{o.draws}+{o.edge_draws}, seed {o.seed}",
         definitions=named,
     )
@@ -132,24 +147,27 @@ def _make(job: _Job, anchor: Matrix) -> None:
     reader = open_checkpoint(job.source.path)
     current = _read(reader, view, each)
     before = anchor.W if job.before is job.task.anchor else _read_source(job.before, view, each)
+    stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
     update = WeightUpdate(
-        anchor, Matrix(current), Matrix(current - anchor.W), _storage_dtype(reader, view, each)
+        anchor, Matrix(current), Matrix(current - anchor.W), getattr(torch, stored)
     )
     o = job.task.options
     key = f"{o.seed}|{job.run}|{job.source.step}|{view.label}|{each.storage}"
     evaluated = evaluate(
         update, list(job.chosen.values()), o.overrides, Draws(o.draws, o.edge_draws, key)
     )
-    readings, nulls = units.cells(evaluated, each.storage)
+    is_mixed = each.storage == "stored" and stored != view.dtype
+    flags = ("mixed_precision",) if is_mixed else ()
+    readings, nulls = units.cells(evaluated, each.storage, flags)
     path = job.task.results.factors(job.run, job.source.step, f"{view.label}.{each.storage}")
-    tensors = _tensors(update, Matrix(current - before, gram_svd), job)
+    tensors = _tensors(update, Matrix(current - before), job)
     units.save(path, job.provenance, readings, nulls, tensors)
 
 
 def _tensors(update: WeightUpdate, step: Matrix, job: _Job) -> dict[str, Tensor]:
     """What later stages build on: factors, profiles and curves."""
     delta = update.delta
-    K = max(similarity.ranks_for(delta.p), default=min(delta.p, 1))
+    K = max(similarity.ranks_for(delta.p, job.task.options.similarity_ranks), default=1)
     tensors = {
         "delta_spectrum": delta.s,
         "row_rms": delta.W.square().mean(1).sqrt(),
@@ -157,7 +175,7 @@ def _tensors(update: WeightUpdate, step: Matrix, job: _Job) -> dict[str, Tensor]
         "left": delta.left(K),
         "right": delta.right(K),
     }
-    if similarity.NAME in job.storage.diagnostics:
+    if similarity.NAME in job.provenance.definitions:
         tensors["increment_spectrum"] = step.s
         tensors["increment_left"], tensors["increment_right"] = step.left(K), step.right(K)
     if "spectral_shift" in job.chosen or "rotation" in job.chosen:
@@ -177,12 +195,6 @@ def _vector(values: Sequence[float]) -> Tensor:
 
 def _read_source(source: Source, view: View, each: Pass) -> Tensor:
     return _read(open_checkpoint(source.path), view, each)
-
-
-def _storage_dtype(reader: CheckpointReader, view: View, each: Pass) -> torch.dtype:
-    stored = reader.tensors()[view.tensor].dtype if each.storage == "stored" else "bfloat16"
-    dtype: torch.dtype = getattr(torch, stored)
-    return dtype
 
 
 def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:

@@ -14,7 +14,7 @@ Its metadata holds, as JSON under `unit`, what it was made from and the readings
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from offaxis.files import write_atomically
 from offaxis.measurement.evaluate import Evaluated
 from offaxis.table import definition
 
-FORMAT = "1"
+FORMAT = "2"
 
 Cells = list[list[Any]]
 
@@ -43,14 +43,20 @@ class Provenance:
     tensor: str
     view: str
     storage: str
+    dtype: str
     draws: str
     definitions: Mapping[str, str]
 
-    def covers(self, wanted: "Provenance") -> bool:
-        """Whether this unit holds everything that is wanted, made the same way."""
+    def covers(self, wanted: "Provenance", befores: Collection[str]) -> bool:
+        """Whether this unit holds everything that is wanted, made the same way.
+
+        Its increment may begin at any of the checkpoints that may count as the one before.
+        """
         mine, theirs = asdict(self), asdict(wanted)
         held, asked = mine.pop("definitions"), theirs.pop("definitions")
-        return mine == theirs and asked.items() <= held.items()
+        known_before = mine.pop("before") in befores
+        theirs.pop("before")
+        return known_before and mine == theirs and asked.items() <= held.items()
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,25 @@ NULL_CELLS = ("diagnostic", "quantity", "definition", "null", "mean", "sd", "dra
 
 
 def reading_cells(
-    head: tuple[str, str, str], reading: Reading, unit: str, null: NullReading | None
+    head: tuple[str, str, str],
+    reading: Reading,
+    unit: str,
+    null: NullReading | None,
+    flags: tuple[str, ...] = (),
 ) -> list[Any]:
     """Lay one reading out in the order of READING_CELLS; `head` holds the first three."""
     beside = (null.null, null.mean, null.sd) if null else ("none", None, None)
-    flags = ";".join(reading.flags)
-    return [*head, reading.value, unit, *beside, "exact", reading.error_bound, flags]
+    joined = ";".join((*reading.flags, *flags))
+    return [*head, reading.value, unit, *beside, "exact", reading.error_bound, joined]
 
 
-def cells(evaluated: Sequence[Evaluated], storage: str) -> tuple[Cells, Cells]:
-    """Lay readings and nulls out as rows, in the order of READING_CELLS and NULL_CELLS."""
+def cells(
+    evaluated: Sequence[Evaluated], storage: str, flags: tuple[str, ...] = ()
+) -> tuple[Cells, Cells]:
+    """Lay readings and nulls out as rows, in the order of READING_CELLS and NULL_CELLS.
+
+    `flags` hold for the whole unit.
+    """
     readings: Cells = []
     nulls: Cells = []
     for item in evaluated:
@@ -107,7 +122,7 @@ def cells(evaluated: Sequence[Evaluated], storage: str) -> tuple[Cells, Cells]:
         for quantity, unit in item.diagnostic.units.items():
             head = (name, quantity, named)
             readings.append(
-                reading_cells(head, item.readings[quantity], unit, item.primary(quantity))
+                reading_cells(head, item.readings[quantity], unit, item.primary(quantity), flags)
             )
             nulls.extend([*head, *each] for each in item.nulls[quantity])
     return readings, nulls
