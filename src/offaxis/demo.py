@@ -9,6 +9,7 @@ What is finished stays finished: after an interruption the same command goes on 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from offaxis.catalog import suggestion
 from offaxis.console import messages
 from offaxis.errors import UsageError
 from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from, recipes_folder
+from offaxis.runs import RunFolder
 from offaxis.training.plan import Stage, plan
 from offaxis.training.pool import Job, train_all
 from offaxis.training.run import model_folder, run_folder
@@ -39,6 +41,9 @@ _NOTES = (
     "sft-base starts from the base and stops at the anchor's accuracy; every other arm starts from "
     "the anchor, at one learning rate and with equal sequences a step.",
 )
+
+# Percentage points of accuracy: two standard errors at 1024 problems.
+_MATCHED_POINTS = 3.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ def demo(
     from offaxis.report import write_report
 
     folders = [run_folder(recipe, out).root for recipe in recipes]
-    study = {"preset": preset, "title": chosen.title, "notes": [*_NOTES, *chosen.notes]}
+    notes = [*_NOTES, *length_note(folders), *chosen.notes]
+    study = {"preset": preset, "title": chosen.title, "notes": notes}
     results = out / "results"
     measure_runs(folders, results, study=study, workers=workers, console=console)
     page = write_report(results, out / "report.html")
@@ -131,6 +137,28 @@ def demo(
         "results": str(results),
         "runs": [str(folder) for folder in folders],
     }
+
+
+def length_note(folders: Sequence[Path]) -> list[str]:
+    """Where the long RLVR run and OPD ended, for the reader of what is read at equal accuracy."""
+    manifests = [RunFolder(folder).manifest() or {} for folder in folders]
+    ends = {
+        arm: sorted(100 * m["accuracy_final"] for m in manifests if m.get("arm") == arm)
+        for arm in ("rlvr-long", "opd")
+    }
+    steps = [m["steps"][-1] for m in manifests if m.get("arm") == "rlvr-long"]
+    if len(ends["rlvr-long"]) != 1 or not ends["opd"]:
+        return []
+    [reached], opd = ends["rlvr-long"], ends["opd"]
+    seeds = (
+        f"OPD's seeds end at {opd[0]:.1f} to {opd[-1]:.1f} %"
+        if len(opd) > 1
+        else f"OPD ends at {opd[0]:.1f} %"
+    )
+    note = f"RLVR was trained on for {steps[0]} steps, to an accuracy of {reached:.1f} %; {seeds}."
+    if reached < fmean(opd) - _MATCHED_POINTS:
+        note += " That is below OPD's end: what is read at matched accuracy is read below it."
+    return [note]
 
 
 def demo_recipes(preset: Preset) -> list[Recipe]:

@@ -7,8 +7,8 @@ import multiprocessing
 import pytest
 from rich.console import Console
 
-from offaxis.demo import ARMS, PRESETS, demo, demo_jobs, demo_recipes
-from offaxis.errors import NumericsError, UsageError
+from offaxis.demo import ARMS, PRESETS, demo, demo_jobs, demo_recipes, length_note
+from offaxis.errors import NumericsError, ResultsError, UsageError
 from offaxis.recipe import recipe_from
 from offaxis.runs import RunFolder
 from offaxis.training.pool import train_all
@@ -87,11 +87,42 @@ def test_an_unknown_preset_is_refused(tmp_path):
 def test_workers_train_in_order_fail_with_our_error_and_keep_what_is_finished(tmp_path):
     base = tiny("base")
     good = tiny("good", start={"recipe": base.resolved()})
-    bad = tiny("bad", start={"recipe": base.resolved()}, optimizer={"lr": 1e36, "warmup_steps": 0})
+    bad = tiny("bad", start={"recipe": base.resolved()}, optimizer={"lr": 1e30, "warmup_steps": 0})
     with pytest.raises(NumericsError, match="run bad-s0"):
         train_all(demo_jobs([good, bad], tmp_path), tmp_path, 1, quiet())
     # Both wait for the base, which is kept; with one worker the other run may or may not be done.
     jobs = demo_jobs([good], tmp_path)
     assert [job.stage.is_finished for job in jobs.values() if not job.is_run] == [True]
     assert RunFolder(tmp_path / "runs" / "bad-s0").manifest()["finished"] is False
+    assert multiprocessing.active_children() == []
+
+
+def ended(folder, arm, accuracy, step=120):
+    folder = folder / f"{arm}-{accuracy}"
+    RunFolder(folder).write_manifest(
+        {"arm": arm, "steps": [0, step], "accuracy_final": accuracy, "finished": True}
+    )
+    return folder
+
+
+def test_the_page_says_where_the_long_run_and_opd_ended(tmp_path):
+    opd = [ended(tmp_path, "opd", accuracy) for accuracy in (0.607, 0.585, 0.6)]
+    near = ended(tmp_path, "rlvr-long", 0.575, 400)
+    assert length_note([*opd, near]) == [
+        "RLVR was trained on for 400 steps, to an accuracy of 57.5 %; "
+        "OPD's seeds end at 58.5 to 60.7 %."
+    ]
+    far = ended(tmp_path, "rlvr-long", 0.56, 480)
+    [note] = length_note([*opd, far])
+    assert note.startswith("RLVR was trained on for 480 steps, to an accuracy of 56.0 %")
+    assert note.endswith("below OPD's end: what is read at matched accuracy is read below it.")
+    [note] = length_note([opd[0], far])
+    assert "; OPD ends at 60.7 %." in note
+    assert length_note(opd) == length_note([far]) == []
+
+
+def test_an_output_that_cannot_be_written_is_our_error_before_any_worker(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ResultsError):
+        demo(tmp_path / "taken", "smoke", workers=1, console=quiet())
     assert multiprocessing.active_children() == []

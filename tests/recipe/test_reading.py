@@ -134,3 +134,55 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     text = (TINY / "sft.toml").read_text().replace('recipe = "anchor.toml"', 'path = "model"')
     (tmp_path / "mine.toml").write_text(text)
     assert load_recipe(tmp_path / "mine.toml").start.path == str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("start.config.num_key_value_heads=3", "start.config"),
+        ("start.config.head_dim=31", "start.config"),
+        (f"start.config.init_seed={2**32}", "start.config.init_seed"),
+        ("optimizer.beta1=1", "optimizer.beta1"),
+        ("optimizer.beta2=1.5", "optimizer.beta2"),
+        ("optimizer.lr=1e39", "optimizer.lr"),
+        ("optimizer.micro_batches=169", "optimizer.micro_batches"),
+        (f"seed={2**32}", "seed"),
+        ("precision.threads=1000000", "precision.threads"),
+        ("precision.device=gpu", "precision.device"),
+        ("steps.max=99999999999", "steps.max"),
+        ("checkpoints.count=99999999999", "checkpoints.count"),
+        (f"name={'long' * 100}", "name"),
+    ],
+)
+def test_a_value_that_could_not_be_trained_with_is_refused_beforehand(override, where):
+    error = refusal(override, recipe="base")
+    assert where in error.where
+    assert error.exit_code == 2
+
+
+def test_micro_batches_split_prompts_where_there_are_rollouts():
+    assert load_recipe(TINY / "rlvr.toml", ["optimizer.micro_batches=8"])
+    error = refusal("optimizer.micro_batches=9", recipe="rlvr")
+    assert "at most 8, the prompts" in error.expected
+
+
+@pytest.mark.parametrize(
+    "override", ["objective.clip_low=2", "objective.clip_high=-1", f"objective.clip_high={10**26}"]
+)
+def test_a_clip_that_turns_the_objective_over_is_refused(override):
+    assert "objective.clip" in refusal(override, recipe="rlvr").where
+
+
+def test_a_temperature_at_which_the_logits_overflow_is_refused():
+    assert "temperature" in refusal("rollouts.temperature=1e-30").where
+
+
+def test_the_device_is_part_of_the_hash_only_where_it_is_not_the_default():
+    plain = load_recipe(TINY / "sft.toml")
+    assert "device" not in plain.resolved()["precision"]
+    assert recipe_hash(load_recipe(TINY / "sft.toml", ["precision.device=cpu"])) == recipe_hash(
+        plain
+    )
+    auto = load_recipe(TINY / "sft.toml", ["precision.device=auto"])
+    assert auto.resolved()["precision"]["device"] == "auto"
+    assert recipe_hash(auto) != recipe_hash(plain)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from offaxis.recipe import Evaluation, Precision
 from offaxis.tasks.chain import chain13
@@ -9,8 +10,8 @@ from offaxis.training.evaluation import StartSamples, accuracy
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.plan import num_parameters, plan
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
-from offaxis.training.rollouts import complete, keyed_randomness, until_end
-from offaxis.training.rows import encode, packed
+from offaxis.training.rollouts import complete, ends_of, keyed_randomness, until_end
+from offaxis.training.rows import attention_bias, encode, packed
 from offaxis.training.run import train
 from offaxis.training.sources import Documents, rewarder
 from offaxis.training.trainer import logits_of
@@ -127,7 +128,7 @@ def test_samples_are_keyed_and_leave_the_generator_alone(model, tokenizer):
 def test_the_mask_ends_with_the_first_end_of_text():
     completion = torch.tensor([[5, 9, 7, 9], [9, 9, 9, 9], [1, 2, 3, 4]])
     expected = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
-    assert torch.equal(until_end(completion, 9), expected)
+    assert torch.equal(until_end(completion, [9]), expected)
 
 
 def test_accuracy_counts_what_the_verifier_accepts(model, tokenizer, monkeypatch):
@@ -188,3 +189,100 @@ def test_the_plan_counts_what_training_leaves(arm, tmp_path):
 
 def test_parameters_are_counted_as_transformers_counts_them(model, base):
     assert num_parameters(base().start.config, 32) == model.num_parameters()
+
+
+UNEQUAL = ["Q0+0;=", "Qc+0;+5;-a;=", "Q7-9;+b;-5;+1;="]
+
+
+def of_own_tokens(rows):
+    """Each row's learned tokens and their sampled log-probabilities."""
+    batch = rows.batch
+    every = zip(batch.tokens_BT, batch.sampled_logprobs_BT, batch.mask_BT, strict=True)
+    return [(tokens[mask], logprobs[mask]) for tokens, logprobs, mask in every]
+
+
+def test_prompts_of_unequal_length_are_completed_as_each_alone(model, tokenizer):
+    greedy = complete(model, tokenizer, UNEQUAL, max_tokens=6, temperature=0.0)
+    alone = [complete(model, tokenizer, [p], max_tokens=6, temperature=0.0) for p in UNEQUAL]
+    assert greedy.texts == [text for one in alone for text in one.texts]
+    for row, one in zip(greedy.rows.input_ids_BS, alone, strict=True):
+        own = one.rows.input_ids_BS[0]
+        assert torch.equal(row[: len(own)], own)
+        assert set(row[len(own) :].tolist()) <= {tokenizer.pad_token_id}
+
+
+def test_log_probabilities_of_unequal_prompts_are_those_of_each_alone(model, tokenizer):
+    with keyed_randomness("test", 3):
+        drawn = complete(model, tokenizer, UNEQUAL, max_tokens=6, temperature=1.0, per_prompt=2)
+    asked = [prompt for prompt in UNEQUAL for _ in range(2)]
+    for prompt, text, (tokens, sampled) in zip(
+        asked, drawn.texts, of_own_tokens(drawn.rows), strict=True
+    ):
+        assert tokenizer.decode(tokens) == text
+        alone = packed(encode(tokenizer, [(prompt, text)]), tokenizer.pad_token_id)
+        with torch.no_grad():
+            log_p = logits_of(model, alone).log_softmax(-1)
+        log_p = log_p.gather(-1, alone.batch.tokens_BT[..., None])[..., 0]
+        expected = log_p[alone.batch.mask_BT]
+        torch.testing.assert_close(sampled, expected, rtol=1e-4, atol=1e-4)
+    # What training reads gives the same again, as its ratio to the sampling assumes.
+    with torch.no_grad():
+        log_p = logits_of(model, drawn.rows).log_softmax(-1)
+    batch = drawn.rows.batch
+    log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0][batch.mask_BT]
+    torch.testing.assert_close(
+        batch.sampled_logprobs_BT[batch.mask_BT], log_p, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_model_may_end_by_several_tokens_and_bring_settings_of_its_own(
+    base, tokenizer, monkeypatch
+):
+    config = base().start.config.model_copy(update={"init_std": 0.3})
+    model = new_model(config, tokenizer, PRECISION).eval()
+
+    def sample():
+        with keyed_randomness("test", 4):
+            return complete(model, tokenizer, prompts(16), max_tokens=19, temperature=1.0)
+
+    plain = sample()
+    other = tokenizer.convert_tokens_to_ids("+")
+    own = GenerationConfig(
+        eos_token_id=[tokenizer.eos_token_id, other], repetition_penalty=3.0, pad_token_id=None
+    )
+    monkeypatch.setattr(model, "generation_config", own)
+    assert ends_of(model, tokenizer) == sorted([tokenizer.eos_token_id, other])
+    ended = sample()
+    assert model.generation_config is own
+    assert any(text.endswith("+") for text in ended.texts)
+    assert not any("+" in text[:-1] for text in ended.texts)
+    # The first token is drawn from the same probabilities: no repetition was punished.
+    first = [texts[0] for texts in (plain.texts, ended.texts)]
+    assert first[0][0] == first[1][0]
+    assert torch.equal(
+        plain.rows.batch.sampled_logprobs_BT[:, 17], ended.rows.batch.sampled_logprobs_BT[:, 17]
+    )
+
+
+def test_a_tokenizer_without_a_padding_token_serves(model):
+    tokenizer = task_tokenizer(chain13)
+    tokenizer.pad_token = None
+    whole = Documents(chain13, tokenizer, {"facts": 1, "answers": 1}, seed=0).draw(model, 1).rows
+    assert int(whole.batch.mask_BT.sum()) == 5 + chain13.answer_length
+    with_padding = complete(model, task_tokenizer(chain13), UNEQUAL, max_tokens=6, temperature=0.0)
+    without = complete(model, tokenizer, UNEQUAL, max_tokens=6, temperature=0.0)
+    assert without.texts == with_padding.texts
+
+
+def test_without_an_end_of_text_nothing_is_cut():
+    assert until_end(torch.tensor([[1, 2, 3]]), []).all()
+
+
+def test_rows_are_moved_whole(tokenizer):
+    texts = [("", "A5+94$"), ("Q0+0;=", "0+00+00#0$"), ("", "A1-10$")]
+    rows = packed(encode(tokenizer, texts), tokenizer.pad_token_id).to(torch.device("meta"))
+    batch = rows.batch
+    moved = (rows.input_ids_BS, rows.position_ids_BS, rows.document_ids_BS, batch.tokens_BT)
+    assert all(tensor.is_meta for tensor in (*moved, batch.mask_BT))
+    assert batch.rewards_PG is None
+    assert attention_bias(rows.document_ids_BS).is_meta

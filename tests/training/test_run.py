@@ -3,17 +3,28 @@
 import errno
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from offaxis.errors import CheckpointError, NumericsError, RecipeError, ResultsError
+from offaxis.errors import CheckpointError, NumericsError, OffaxisError, RecipeError, ResultsError
 from offaxis.recipe import load_recipe, recipe_hash, recipe_text
-from offaxis.training import model_folder, recorder, run_folder, train, train_command, train_model
+from offaxis.runs import RunFolder
+from offaxis.training import (
+    model_folder,
+    recorder,
+    run_folder,
+    train,
+    train_command,
+    train_model,
+    trainer,
+)
 
 KINDS = ("sft", "opd", "grpo")
 
@@ -50,6 +61,7 @@ def test_a_run_leaves_what_the_contract_promises(finished):
         "weights": "float32",
         "autocast": "bfloat16",
         "checkpoints": "float32",
+        "device": "cpu",
     }
     assert {"python", "torch", "transformers", "offaxis"} <= set(manifest["versions"])
     assert load_recipe(folder.recipe_path) == recipe
@@ -197,7 +209,7 @@ def test_a_run_stops_at_the_first_check_that_reaches_the_accuracy(base, tmp_path
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(base, tmp_path):
     with pytest.raises(NumericsError, match="run base-s0, step 3") as caught:
-        train(base(optimizer={"lr": 1e36}), tmp_path)
+        train(base(optimizer={"lr": 1e30}), tmp_path)
     assert caught.value.exit_code == 3
     assert run_folder(base(), tmp_path).manifest()["finished"] is False
 
@@ -276,3 +288,163 @@ def test_the_verb_prints_a_plan_trains_and_says_where(base, tmp_path):
     assert said["run"] == str(tmp_path / "runs" / "base-s3")
     assert said["accuracy_final"] == 0
     assert "base-s3: up to 3 steps" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("place", ["", "runs", "models"])
+def test_a_folder_that_cannot_be_written_is_our_error_before_any_training(arm, tmp_path, place):
+    out = tmp_path / "out"
+    taken = out / place
+    taken.parent.mkdir(exist_ok=True)
+    taken.write_text("a file")
+    trained = []
+    with pytest.raises(ResultsError) as caught:
+        train(arm("sft"), out, observe=trained.append)
+    assert caught.value.exit_code == 3
+    assert caught.value.do
+    assert trained == []
+    assert taken.read_text() == "a file"
+
+
+def test_a_folder_no_one_may_write_to_is_our_error(base):
+    for out in (Path("/proc/offaxis"), Path("/dev/null")):
+        with pytest.raises(ResultsError):
+            train(base(), out)
+
+
+def test_a_file_in_place_of_the_run_is_refused(base, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "base-s0").write_text("dear")
+    with pytest.raises(RecipeError, match="a file"):
+        train(base(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"finished": None},
+        {"finished": "yes"},
+        {"recipe_hash": None},
+        {"steps": 3},
+        {"accuracy_final": None},
+    ],
+)
+def test_a_manifest_that_is_not_whole_is_refused_and_the_run_is_kept(base, tmp_path, change):
+    folder = train(base(), tmp_path)
+    manifest = {k: v for k, v in (folder.manifest() | change).items() if v is not None}
+    folder.manifest_path.write_text(json.dumps(manifest))
+    whole = files(folder.root)
+    with pytest.raises(OffaxisError) as caught:
+        train(base(), tmp_path)
+    assert next(iter(change)) in caught.value.found
+    assert files(folder.root) == whole
+
+
+def test_finished_is_said_last(base, tmp_path, monkeypatch):
+    written = []
+
+    def record(self, content):
+        written.append((content["finished"], bool(self.log()), self.steps()))
+        return write(self, content)
+
+    write = RunFolder.write_manifest
+    monkeypatch.setattr(RunFolder, "write_manifest", record)
+    train(base(), tmp_path)
+    assert written == [(False, False, []), (True, True, [0, 2, 3])]
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_weights_that_broke_are_a_foreseen_end_and_never_a_finished_run(arm, tmp_path, kind):
+    recipe = arm(kind, optimizer={"lr": 1e30}, seed=1)
+    with pytest.raises(NumericsError, match=f"run {kind}-s1") as caught:
+        train(recipe, tmp_path)
+    folder = run_folder(recipe, tmp_path)
+    assert folder.manifest()["finished"] is False
+    # What the message says: the checkpoints before it are there until the run is begun again.
+    assert "until then" in caught.value.do
+    assert 0 in folder.steps()
+    for step in folder.steps():
+        assert all(w.isfinite().all() for w in weights(folder.checkpoint(step)).values())
+
+
+def test_a_last_step_that_broke_the_weights_finishes_no_run(base, tmp_path, monkeypatch):
+    plain = trainer.StreamTrainer.finish_step
+
+    def breaking(self):
+        with torch.no_grad():
+            next(self.model.parameters())[0] = float("nan")
+        return plain(self)
+
+    monkeypatch.setattr(trainer.StreamTrainer, "finish_step", breaking)
+    with pytest.raises(NumericsError, match=r"not finite|= nan"):
+        train(base(steps={"max": 1}), tmp_path)
+    folder = run_folder(base(), tmp_path)
+    assert folder.steps() == [0]
+    assert folder.manifest()["finished"] is False
+
+
+def test_a_start_that_is_not_finite_is_refused(arm, base, tmp_path):
+    model = train_model(base(), tmp_path).checkpoint(3)
+    held = weights(model)
+    held["model.norm.weight"][0] = float("nan")
+    save_file(held, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight"):
+        train(arm("sft", start={"recipe": None, "path": str(model)}), tmp_path)
+
+
+def test_a_start_that_ends_texts_otherwise_than_the_task_is_refused(arm, base, tmp_path):
+    model = train_model(base(), tmp_path).checkpoint(3)
+    for name in ("tokenizer_config.json", "generation_config.json", "config.json"):
+        content = json.loads((model / name).read_text())
+        content |= {"eos_token": "j"} if "tokenizer" in name else {"eos_token_id": [30, 31]}
+        (model / name).write_text(json.dumps(content))
+    recipe = arm("grpo", start={"recipe": None, "path": str(model)})
+    with pytest.raises(RecipeError, match="ends its texts"):
+        train(recipe, tmp_path)
+    content = json.loads((model / "generation_config.json").read_text())
+    end = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("$")
+    content["eos_token_id"] = [30, end]
+    (model / "generation_config.json").write_text(json.dumps(content))
+    assert train(recipe, tmp_path).manifest()["finished"] is True
+
+
+def test_more_micro_batches_than_packed_rows_train_the_same(base, tmp_path):
+    data = {"mixture": {"facts": 4, "copy": 1, "answers": 1}}
+    changes = {"data": data, "precision": {"autocast": "none"}}
+    whole = train(base(**changes), tmp_path)
+    split = train(base(name="split", optimizer={"micro_batches": 6}, **changes), tmp_path)
+    for name, w in weights(whole.checkpoint(3)).items():
+        torch.testing.assert_close(weights(split.checkpoint(3))[name], w, rtol=1e-3, atol=1e-4)
+
+
+def test_the_device_is_the_recipes_choice_and_written_down(base, tmp_path, monkeypatch):
+    asked = []
+    plain = trainer.TrainingArguments
+
+    def spy(**settings):
+        asked.append(settings["use_cpu"])
+        return plain(**settings | {"use_cpu": True})
+
+    monkeypatch.setattr(trainer, "TrainingArguments", spy)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert train(base(), tmp_path).manifest()["precision"]["device"] == "cpu"
+    train(base(name="auto", precision={"device": "auto"}), tmp_path)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    train(base(name="none", precision={"device": "auto"}), tmp_path)
+    assert asked == [True, False, True]
+
+
+@pytest.mark.parametrize("package", ["transformers", "accelerate"])
+@pytest.mark.parametrize("verb", ["demo", "train"])
+def test_without_the_extra_the_message_says_what_to_install(base, tmp_path, verb, package):
+    (tmp_path / "base.toml").write_text(recipe_text(base()))
+    arguments = {"demo": ["demo", "--dry-run"], "train": ["train", "base.toml", "--dry-run"]}[verb]
+    code = (
+        f"import sys\nsys.modules[{package!r}] = None\n"
+        f"from offaxis.cli import run\nsys.exit(run({arguments!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"no {package}" in done.stderr
+    assert "pip install 'offaxis[train]'" in done.stderr

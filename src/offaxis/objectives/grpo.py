@@ -1,10 +1,16 @@
 """GRPO: reinforcement from verified rewards, with the group of a prompt as its own baseline."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from offaxis.objectives.base import Streams, TokenBatch, missing, objective
+
+Below = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Above = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 @objective(
@@ -13,7 +19,7 @@ from offaxis.objectives.base import Streams, TokenBatch, missing, objective
     source="Shao et al. 2024, arXiv:2402.03300; clips and per-token mean of Yu et al. 2025, "
     "arXiv:2503.14476",
 )
-def grpo(batch: TokenBatch, *, clip_low: float = 0.2, clip_high: float = 0.28) -> Streams:
+def grpo(batch: TokenBatch, *, clip_low: Below = 0.2, clip_high: Above = 0.28) -> Streams:
     """Clipped policy gradient on group-normalised rewards, averaged over tokens; no KL penalty.
 
     A rollout's advantage is its reward's distance from the mean of its group in standard deviations

@@ -1,6 +1,7 @@
 """The parts of a recipe: every table and key, its type, its default, and what it means."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -10,8 +11,18 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_serializer,
     model_validator,
 )
+
+# What every random generator underneath can be seeded with.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# A running average: AdamW divides by what is missing to 1.
+Decay = Annotated[float, Field(ge=0, le=0.999_999)]
+# Far beyond what trains, and what AdamW makes of it still fits into float32.
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+# Part of the names of folders, to which file systems set a limit.
+_NAME_LENGTH = 100
 
 
 class _Part(BaseModel):
@@ -31,8 +42,21 @@ class ModelConfig(_Part):
     head_dim: PositiveInt
     tie_word_embeddings: bool = True
     max_position_embeddings: PositiveInt = 64
-    init_seed: NonNegativeInt = 0
+    init_seed: Seed = 0
     init_std: PositiveFloat = 0.06
+
+    @model_validator(mode="after")
+    def _has_a_shape(self) -> "ModelConfig":
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                "num_attention_heads has to be a multiple of num_key_value_heads; given: "
+                f"{self.num_attention_heads} and {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim has to be even, for rotary positions turn pairs; given: {self.head_dim}"
+            )
+        return self
 
 
 class ModelSource(_Part):
@@ -81,7 +105,8 @@ class Rollouts(_Part):
     """How completions are sampled: how many of each prompt, how hot, how long."""
 
     per_prompt: PositiveInt = 8
-    temperature: PositiveFloat = 1.0
+    # Colder, the scaled logits of a trained model leave float32.
+    temperature: float = Field(default=1.0, ge=0.01)
     max_tokens: PositiveInt = 19
 
 
@@ -94,11 +119,11 @@ class Rewards(_Part):
 class Optimizer(_Part):
     """AdamW and its schedule; `micro_batches` splits a step to save memory, not to change it."""
 
-    lr: PositiveFloat
+    lr: Rate
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 5
-    beta1: NonNegativeFloat = 0.9
-    beta2: NonNegativeFloat = 0.95
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
     epsilon: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
@@ -110,13 +135,23 @@ class Precision(_Part):
 
     Weights kept in bf16 lose every step below half an ulp, which makes updates sparse by rounding
     alone; master weights and checkpoints are therefore float32, and only products may be less.
+
+    On the CPU a recipe repeats bit for bit; `device = "auto"` takes an accelerator where there is
+    one, for models that need it.
     """
 
     weights: Literal["float32"] = "float32"
     autocast: Literal["none", "bfloat16"] = "bfloat16"
     attention: Literal["eager", "sdpa"] = "eager"
-    threads: PositiveInt = 1
+    threads: int = Field(default=1, ge=1, le=1024)
     checkpoints: Literal["float32"] = "float32"
+    device: Literal["cpu", "auto"] = "cpu"
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        # A key that came after the first runs: left out at its default, so their hashes hold.
+        content: dict[str, Any] = handler(self)
+        return {k: v for k, v in content.items() if (k, v) != ("device", "cpu")}
 
 
 class Steps(_Part):
@@ -129,7 +164,7 @@ class Steps(_Part):
         check_problems: How many problems a check solves; others than the run is judged on.
     """
 
-    max: PositiveInt
+    max: int = Field(ge=1, le=10_000_000)
     stop_at_accuracy: float = Field(default=0.0, ge=0, le=1)
     check_every: PositiveInt = 5
     check_problems: PositiveInt = 256
@@ -138,7 +173,7 @@ class Steps(_Part):
 class Checkpoints(_Part):
     """How many checkpoints a run keeps, log-spaced, the start and the last one included."""
 
-    count: int = Field(default=12, ge=2)
+    count: int = Field(default=12, ge=2, le=10_000)
 
 
 class Evaluation(_Part):
@@ -158,9 +193,11 @@ class Evaluation(_Part):
 class Recipe(_Part):
     """Everything one run depends on."""
 
-    arm: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
-    seed: NonNegativeInt = 0
+    arm: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_NAME_LENGTH)
+    name: str = Field(
+        default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=_NAME_LENGTH
+    )
+    seed: Seed = 0
     start: ModelSource
     teacher: ModelSource | None = None
     objective: ObjectiveChoice

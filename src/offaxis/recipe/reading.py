@@ -143,6 +143,18 @@ def _check_fit(recipe: Recipe, where: str) -> None:
         found, do = ("none", "name one") if objective.teacher else ("a teacher", "remove it")
         expected = "a teacher" if objective.teacher else f"no teacher for {objective.name}"
         raise _error(where, "teacher", expected, found, do)
+    _check_split(recipe, objective.rollouts, where)
+
+
+def _check_split(recipe: Recipe, has_rollouts: bool, where: str) -> None:
+    """Refuse more micro-batches than there are things to split."""
+    data, parts = recipe.data, recipe.optimizer.micro_batches
+    whole = data.prompts if has_rollouts else sum(data.mixture.values())
+    if parts > whole:
+        things = "prompts" if has_rollouts else "documents"
+        expected = f"at most {whole}, the {things} of a step"
+        do = f"lower it, or read more {things} in a step"
+        raise _error(where, "optimizer.micro_batches", expected, str(parts), do)
 
 
 def _explained(

@@ -20,6 +20,7 @@ from offaxis.errors import CheckpointError, RecipeError
 from offaxis.files import write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
 from offaxis.tasks.base import Task
+from offaxis.training.rollouts import ends_of
 
 
 def task_tokenizer(task: Task) -> PreTrainedTokenizerBase:
@@ -79,9 +80,18 @@ def open_model(
             attn_implementation=precision.attention,
             local_files_only=True,
         )
-        return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
         raise _unopened(folder, f"{type(error).__name__}: {error}") from error
+    broken = [name for name, w in model.named_parameters() if not bool(w.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            str(folder),
+            expected="weights that are finite",
+            found=f"others in {broken[0]}",
+            do="restore the folder, or start from another",
+        )
+    return model, tokenizer
 
 
 def start_model(
@@ -99,7 +109,9 @@ def start_model(
         tokenizer = task_tokenizer(task)
         return new_model(source.config, tokenizer, precision), tokenizer
     folder = trained or Path(source.path or "")
-    return open_model(folder, precision)
+    model, tokenizer = open_model(folder, precision)
+    _check_end(model, tokenizer, task, folder)
+    return model, tokenizer
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -150,6 +162,20 @@ def check_vocabularies(
             expected="a teacher with the student's vocabulary, token by token",
             found=f"{len(student)} and {len(teacher)} tokens, not the same",
             do="choose a teacher that shares the student's tokenizer",
+        )
+
+
+def _check_end(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, folder: Path
+) -> None:
+    """Refuse a model that cannot end a text as the task does: it would never solve a problem."""
+    ends = [tokenizer.decode([end]) for end in ends_of(model, tokenizer)]
+    if task.end not in ends:
+        raise RecipeError(
+            str(folder),
+            expected=f"a model that ends its texts by {task.end!r}, as task {task.name} does",
+            found=", ".join(map(repr, ends)) or "no end-of-text",
+            do="choose a task with an `end` of this model, or give the tokenizer this eos_token",
         )
 
 

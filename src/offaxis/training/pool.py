@@ -15,7 +15,7 @@ from offaxis.console import progress
 from offaxis.recipe import Recipe
 from offaxis.training.plan import Stage
 from offaxis.training.recorder import Progress
-from offaxis.training.run import train, train_model
+from offaxis.training.run import check_writable, train, train_model
 from offaxis.workers import worker_pool
 
 _POLL_SECONDS = 0.2
@@ -41,7 +41,9 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
 
     Raises:
         OffaxisError: The first error of a run.
+        ResultsError: If the folder cannot be written.
     """
+    check_writable(out)
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
     context = multiprocessing.get_context("spawn")

@@ -1,6 +1,7 @@
 """What a run leaves behind: log-spaced checkpoints, and a line of the log for every step."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,12 +149,17 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         assert self._ruler is not None
         evaluation = self.recipe.evaluation
         self.accuracy = self._accuracy(evaluation.problems, evaluation.seed)
-        return {
-            "accuracy": self.accuracy,
-            "forward_kl_nats": self._ruler.forward_kl_nats(self._model),
-        }
+        kl = self._ruler.forward_kl_nats(self._model)
+        if not math.isfinite(kl):  # the last step may break the weights after its loss was finite
+            assert self.trainer is not None
+            raise self.trainer.not_finite(f"KL(start || model) = {kl}")
+        return {"accuracy": self.accuracy, "forward_kl_nats": kl}
 
     def _save(self, step: int) -> None:
+        # A loss is computed before the step that breaks the weights; no checkpoint shall hold them.
+        if not all(bool(w.isfinite().all()) for w in self._model.parameters()):
+            assert self.trainer is not None
+            raise self.trainer.not_finite("weights that are not finite")
         save_model(self._model, self.tokenizer, self.folder.checkpoint(step))
         self.saved.append(step)
 

@@ -13,10 +13,15 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from offaxis.objectives.base import TokenBatch
-from offaxis.training.rows import Rows
+from offaxis.training.rows import Rows, padding_of
 
 
 class Completions(NamedTuple):
@@ -40,7 +45,9 @@ def keyed_randomness(*key: object) -> Iterator[None]:
     `generate` takes no generator of its own; this makes what it draws independent of what was drawn
     before, so that a run repeats from any step.
     """
-    with torch.random.fork_rng(devices=[]):
+    # `manual_seed` seeds the accelerators in use, too, so their states are kept as well.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(zlib.crc32("/".join(map(str, key)).encode()))
         yield
 
@@ -56,22 +63,22 @@ def complete(
 ) -> Completions:
     """Complete every prompt `per_prompt` times, prompt by prompt; temperature 0 is greedy.
 
-    The prompts of a batch have one length in tokens, so that nothing is padded on the left. Each is
-    read once and its keys and values are shared by its completions.
+    Each prompt is read once and its keys and values are shared by its completions. Prompts shorter
+    than the longest are padded on the left while they are completed; the rows come back padded on
+    the right, as all rows are.
     """
-    prompt_ids = torch.tensor(tokenizer(list(prompts), add_special_tokens=False)["input_ids"])
-    width = prompt_ids.shape[1]
+    prompt_PS, mask_PS = _prompts(tokenizer, prompts, model.device)
+    width = prompt_PS.shape[1]
+    ends = ends_of(model, tokenizer)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        cache = DynamicCache(config=model.config)
-        model(input_ids=prompt_ids[:, :-1], past_key_values=cache, logits_to_keep=1)
+    with torch.inference_mode(), _plain_generation(model, ends, padding_of(tokenizer)):
+        cache = _read(model, prompt_PS, mask_PS)
         cache.batch_repeat_interleave(per_prompt)
-        ids = prompt_ids.repeat_interleave(per_prompt, 0)
         output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
+            prompt_PS.repeat_interleave(per_prompt, 0),
+            attention_mask=mask_PS.repeat_interleave(per_prompt, 0),
             past_key_values=cache,
             max_new_tokens=max_tokens,
             return_dict_in_generate=True,
@@ -80,16 +87,78 @@ def complete(
         )
     model.train(was_training)
     ids = output.sequences.clone()
-    mask = until_end(ids[:, width:], tokenizer.eos_token_id)
+    mask = until_end(ids[:, width:], ends)
     kept = [row[keep] for row, keep in zip(ids[:, width:], mask, strict=True)]
     logprobs = _placed_logprobs(output.logits, ids, width) if temperature else None
     rows = _rows(ids, width, mask, logprobs)
+    if not mask_PS.all():
+        rows = _padded_right(rows, (mask_PS == 0).sum(1).repeat_interleave(per_prompt))
     return Completions(tokenizer.batch_decode(kept), rows, mask.sum(1))
 
 
-def until_end(completion_BT: Int[Tensor, "B T"], end: int) -> Bool[Tensor, "B T"]:
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those the model itself is said to end by."""
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    owns = own if isinstance(own, list) else [own]
+    return sorted({end for end in (tokenizer.eos_token_id, *owns) if end is not None})
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel, ends: list[int], padding: int) -> Iterator[None]:
+    """No settings of sampling but ours.
+
+    A foreign model brings its own, such as a repetition penalty: its samples would come from other
+    probabilities than those that are recorded.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=padding)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], device: torch.device
+) -> tuple[Int[Tensor, "P S"], Int[Tensor, "P S"]]:
+    """Prompts as tokens, padded on the left, and where the tokens are."""
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    width, padding = max(map(len, encoded)), padding_of(tokenizer)
+    ids = [[padding] * (width - len(row)) + row for row in encoded]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in encoded]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _read(
+    model: PreTrainedModel, ids_PS: Int[Tensor, "P S"], mask_PS: Int[Tensor, "P S"]
+) -> DynamicCache:
+    """The keys and values of all but the last token of each prompt."""
+    cache = DynamicCache(config=model.config)
+    before = {"input_ids": ids_PS[:, :-1], "past_key_values": cache, "logits_to_keep": 1}
+    if not mask_PS.all():  # without padding the plain path: a mask may cost and change rounding
+        before["attention_mask"] = mask_PS[:, :-1]
+        before["position_ids"] = (mask_PS.cumsum(1) - 1).clamp_min(0)[:, :-1]
+    model(**before)
+    return cache
+
+
+def _padded_right(rows: Rows, padding_B: Int[Tensor, "B"]) -> Rows:
+    """Rows with their padding moved from the left to the right, behind every token that matters."""
+
+    def turned(tensor: Tensor) -> Tensor:
+        columns = torch.arange(tensor.shape[1], device=tensor.device)
+        return tensor.gather(1, (columns + padding_B[:, None]) % tensor.shape[1])
+
+    ids, batch = turned(rows.input_ids_BS), rows.batch
+    sampled = batch.sampled_logprobs_BT
+    logprobs = None if sampled is None else turned(sampled)
+    moved = TokenBatch(ids[:, 1:], turned(batch.mask_BT), batch.rewards_PG, logprobs)
+    return Rows(ids, rows.position_ids_BS, None, moved)
+
+
+def until_end(completion_BT: Int[Tensor, "B T"], ends: Sequence[int]) -> Bool[Tensor, "B T"]:
     """True up to and with the first end-of-text; everywhere in a row without one."""
-    is_end = completion_BT == end
+    is_end = torch.isin(completion_BT, torch.tensor(ends, device=completion_BT.device))
     return (is_end.cumsum(1) - is_end.long()) == 0
 
 
@@ -100,8 +169,8 @@ def _rows(
     logprobs_BT: Float[Tensor, "B T"] | None,
 ) -> Rows:
     """Rows whose mask covers the completions."""
-    positions = torch.arange(ids_BS.shape[1]).expand_as(ids_BS)
-    nothing = torch.zeros(len(ids_BS), width - 1, dtype=torch.bool)
+    positions = torch.arange(ids_BS.shape[1], device=ids_BS.device).expand_as(ids_BS)
+    nothing = torch.zeros(len(ids_BS), width - 1, dtype=torch.bool, device=ids_BS.device)
     mask_BT = torch.cat([nothing, mask], 1)
     return Rows(ids_BS, positions, None, TokenBatch(ids_BS[:, 1:], mask_BT, None, logprobs_BT))
 
@@ -112,4 +181,5 @@ def _placed_logprobs(
     """Log-probabilities of the sampled tokens under the unscaled logits, at their positions."""
     log_p = torch.stack(list(logits), 1).float().log_softmax(-1)
     sampled = log_p.gather(-1, ids_BS[:, width:, None]).squeeze(-1)
-    return torch.cat([torch.zeros(len(ids_BS), width - 1), sampled], 1).clone()
+    nothing = torch.zeros(len(ids_BS), width - 1, device=ids_BS.device)
+    return torch.cat([nothing, sampled], 1).clone()

@@ -7,7 +7,7 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,25 @@ class Rows:
     position_ids_BS: Int[Tensor, "B S"]
     document_ids_BS: Int[Tensor, "B S"] | None
     batch: TokenBatch
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on the device of the model that reads them."""
+        batch = self.batch
+
+        def moved(tensor: Tensor | None) -> Any:  # noqa: ANN401 - a tensor where there was one
+            return None if tensor is None else tensor.to(device)
+
+        return Rows(
+            moved(self.input_ids_BS),
+            moved(self.position_ids_BS),
+            moved(self.document_ids_BS),
+            TokenBatch(
+                moved(batch.tokens_BT),
+                moved(batch.mask_BT),
+                moved(batch.rewards_PG),
+                moved(batch.sampled_logprobs_BT),
+            ),
+        )
 
     def part(self, rows: slice) -> "Rows":
         """Some of the rows; rewards are kept only where the rows are whole groups."""
@@ -67,6 +86,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]])
     answers = tokenizer([a for _, a in texts], add_special_tokens=False)["input_ids"]
     # The first token of a row has nothing before it to be predicted from.
     return [Encoded([*p, *a], max(len(p), 1)) for p, a in zip(prompts, answers, strict=True)]
+
+
+def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows: nothing reads it or learns it, so without one any will do."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in known if token is not None), 0)
 
 
 def packed(documents: Sequence[Encoded], padding: int) -> Rows:
@@ -113,6 +138,6 @@ def _as_rows(rows: Sequence[Sequence[Encoded]], width: int, padding: int) -> Row
 def attention_bias(document_ids_BS: Int[Tensor, "B S"]) -> Float[Tensor, "B 1 S S"]:
     """Zero where a token may look (its own document, up to itself), the least float elsewhere."""
     same = document_ids_BS[:, :, None] == document_ids_BS[:, None, :]
-    allowed = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()
-    bias = torch.full(allowed.shape, torch.finfo(torch.float32).min)
+    allowed = same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril()
+    bias = torch.full(allowed.shape, torch.finfo(torch.float32).min, device=same.device)
     return bias.masked_fill(allowed, 0.0)[:, None]

@@ -7,11 +7,10 @@ A folder counts as finished when its manifest says so and its checkpoints are th
 says so last. Anything less is trained again from its start.
 """
 
-import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from offaxis.catalog import find
-from offaxis.errors import RecipeError
-from offaxis.files import write_text
+from offaxis.errors import RecipeError, ResultsError
+from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelSource, Recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
@@ -30,6 +29,15 @@ from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
 from offaxis.training.sources import Documents, Rollouts
 from offaxis.training.trainer import StreamTrainer
+
+# What a manifest that says finished is read for, with the types it has to have.
+_PROMISED: dict[str, type | tuple[type, ...]] = {
+    "finished": bool,
+    "recipe_hash": str,
+    "steps": list,
+    "accuracy_start": (float, int),
+    "accuracy_final": (float, int),
+}
 
 
 def train(recipe: Recipe, out: Path, *, observe: Observer | None = None) -> RunFolder:
@@ -49,11 +57,13 @@ def train(recipe: Recipe, out: Path, *, observe: Observer | None = None) -> RunF
         NumericsError: If the loss stops being finite.
         ResultsError: If the disk is full or cannot be written.
     """
+    check_writable(out)
     return _train(recipe, run_folder(recipe, out), out, observe or _nobody)
 
 
 def train_model(recipe: Recipe, out: Path, *, observe: Observer | None = None) -> RunFolder:
     """Train a prerequisite into the cache of models; arguments and errors as `train`."""
+    check_writable(out)
     return _train(recipe, model_folder(recipe, out), out, observe or _nobody)
 
 
@@ -67,6 +77,21 @@ def model_folder(recipe: Recipe, out: Path) -> RunFolder:
     return RunFolder(out / "models" / f"{recipe.name or recipe.arm}-{recipe_hash(recipe)[:8]}")
 
 
+def check_writable(out: Path) -> None:
+    """Make the folders of runs and models, and write a byte in each before hours depend on it.
+
+    Raises:
+        ResultsError: If that cannot be done.
+    """
+    for folder in (out / "runs", out / "models"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"0")
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+
 def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether a folder holds this recipe's finished run, all its checkpoints included.
 
@@ -75,12 +100,19 @@ def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     """
     if not folder.root.exists():
         return False
+    if not folder.root.is_dir():
+        raise _occupied(folder, "a file")
     manifest = folder.manifest()
     # Hidden files are what a killed process may have left before its first manifest was whole.
     if manifest is None and any(path.name[0] != "." for path in folder.root.iterdir()):
         raise _occupied(folder, "files that no run of offaxis has left")
-    if manifest is None or not manifest["finished"]:
+    if manifest is None:
         return False
+    wrong = [key for key, kind in _PROMISED.items() if not isinstance(manifest.get(key), kind)]
+    if "finished" not in wrong and not manifest["finished"]:
+        return False
+    if wrong:
+        raise _occupied(folder, f"a manifest without a proper {' and '.join(wrong)}")
     if manifest["recipe_hash"] != recipe_hash(recipe):
         raise _occupied(folder, "a finished run of another recipe")
     return bool(manifest["steps"] == folder.steps())
@@ -133,7 +165,9 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
     )
     recorder.trainer.train()
     shutil.rmtree(scratch, ignore_errors=True)
+    device = recorder.trainer.model.device.type
     outcome = {
+        "precision": manifest["precision"] | {"device": device},
         "steps": recorder.saved,
         "accuracy_start": recorder.lines[0]["accuracy"],
         "accuracy_final": recorder.lines[-1]["accuracy"],
@@ -189,22 +223,22 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
+def _alone(folder: RunFolder) -> AbstractContextManager[None]:
     """Hold a lock on a folder, so that two processes never train into it; a crash frees it."""
-    import fcntl  # noqa: PLC0415 - absent on Windows, where only training is affected
-
-    folder.root.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.root.with_name(f".{folder.root.name}.lock"), os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    return exclusively(folder.root.with_name(f".{folder.root.name}.lock"))
 
 
 def _nobody(_: Progress) -> None:
     """Observe nothing."""
+
+
+def _unwritable(path: Path, error: OSError) -> ResultsError:
+    return ResultsError(
+        str(path),
+        expected="a folder that can be written",
+        found=error.strerror or str(error),
+        do="choose another output folder, or correct its permissions",
+    )
 
 
 def _occupied(folder: RunFolder, found: str) -> RecipeError:

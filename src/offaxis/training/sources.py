@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offaxis.recipe import Recipe
 from offaxis.tasks.base import Task
 from offaxis.training.rollouts import complete, keyed_randomness
-from offaxis.training.rows import Rows, encode, packed
+from offaxis.training.rows import Rows, encode, packed, padding_of
 
 
 class Drawn(NamedTuple):
@@ -48,7 +48,7 @@ class Documents:
             for kind, count in self.mixture.items()
             for index in range((step - 1) * count, step * count)
         ]
-        rows = packed(encode(self.tokenizer, texts), self.tokenizer.pad_token_id)
+        rows = packed(encode(self.tokenizer, texts), padding_of(self.tokenizer))
         return Drawn(rows, {})
 
 

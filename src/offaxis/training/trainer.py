@@ -30,7 +30,7 @@ from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe
 from offaxis.training.rows import Rows, attention_bias
-from offaxis.training.sources import Source
+from offaxis.training.sources import Drawn, Source
 
 
 class _Steps(Dataset[int]):
@@ -75,7 +75,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         )
         self.remove_callback(PrinterCallback)
         self.recipe, self.source, self.objective = recipe, source, objective
-        self.teacher = teacher.eval() if teacher is not None else None
+        self.teacher = teacher.eval().to(model.device) if teacher is not None else None
         self.measures: dict[str, float] = {}
         self._drawn_at = 0.0
 
@@ -87,8 +87,9 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> tuple[list[dict[str, Any]], int]:
         """Draw the rows of the whole step and split them into micro-batches."""
         began = time.perf_counter()
-        drawn = self.source.draw(self.model, self.state.global_step + 1)
-        num_tokens = int(drawn.rows.batch.mask_BT.sum())
+        drawn = self._drawn()
+        rows = drawn.rows.to(self.model.device)
+        num_tokens = int(rows.batch.mask_BT.sum())
         self._drawn_at = time.perf_counter()
         self.measures = {
             **drawn.measures,
@@ -97,7 +98,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             "tokens": num_tokens,
             "rollout_seconds": self._drawn_at - began,
         }
-        return [{"rows": part} for part in self._split(drawn.rows, num_batches)], num_tokens
+        return [{"rows": part} for part in self._split(rows, num_batches)], num_tokens
 
     def compute_loss(
         self,
@@ -108,6 +109,8 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> Float[Tensor, ""]:
         """The weighted loss of one micro-batch."""
         rows: Rows = inputs["rows"]
+        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
+            return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
         num_tokens = max(int(num_items_in_batch or 0), 1)
         with self._autocast():
             logits = logits_of(model, rows)
@@ -121,7 +124,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         )
         value = float(loss.value.detach())
         if not torch.isfinite(loss.value.detach()):
-            raise self._not_finite(value)
+            raise self.not_finite(str(value))
         self.measures["loss"] += value
         self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / num_tokens
         self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
@@ -136,11 +139,19 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
         return self.measures
 
+    def _drawn(self) -> Drawn:
+        """The rows of the next step; weights that broke in the last one show when sampled from."""
+        try:
+            return self.source.draw(self.model, self.state.global_step + 1)
+        except RuntimeError as error:
+            if all(bool(w.isfinite().all()) for w in self.model.parameters()):
+                raise
+            raise self.not_finite("weights that are not finite") from error
+
     def _autocast(self) -> AbstractContextManager[Any]:
         """Lower precision for the products only, where the recipe asks for it."""
-        return torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=self.recipe.precision.autocast == "bfloat16"
-        )
+        enabled = self.recipe.precision.autocast == "bfloat16"
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _split(self, rows: Rows, num_parts: int) -> list[Rows]:
         """Micro-batches of whole groups."""
@@ -150,12 +161,14 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
         return [rows.part(slice(a, b)) for a, b in pairwise(edges)]
 
-    def _not_finite(self, value: float) -> NumericsError:
+    def not_finite(self, found: str) -> NumericsError:
+        """The error of a run that left what numbers can hold."""
         return NumericsError(
             f"run {self.recipe.run_name}, step {self.state.global_step + 1}",
             expected="a finite loss",
-            found=str(value),
-            do="lower optimizer.lr or clip_norm; checkpoints up to this step are kept",
+            found=found,
+            do="lower optimizer.lr or clip_norm and run again; until then the checkpoints before "
+            "this step are kept for inspection",
         )
 
 
@@ -193,7 +206,7 @@ def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
         weight_decay=optimizer.weight_decay,
         max_grad_norm=optimizer.clip_norm,
         seed=recipe.seed,
-        use_cpu=True,
+        use_cpu=recipe.precision.device == "cpu" or not torch.accelerator.is_available(),
         bf16=False,
         dataloader_pin_memory=False,
         logging_nan_inf_filter=False,
