@@ -190,13 +190,19 @@ def judge_one(study: Study, claim: Claim) -> Judgement:
 def _reason(verdict: Verdict, deciding: list[Evidence]) -> tuple[str, str]:
     """Say which test decided, and with what numbers."""
     if verdict is Verdict.HOLDS:
-        titles = "; ".join(item.title.lower() for item in deciding)
+        titles = "; ".join(_inline(item.title) for item in deciding)
         return f"Every test holds ({titles}).", deciding[-1].text
     decider = next(item for item in deciding if item.verdict is verdict)
-    title = decider.title.lower()
+    title = _inline(decider.title)
     if verdict is Verdict.UNKNOWN:
         return f"Left open by: {title}.", decider.text
     first = deciding[0]
     if first is not decider and first.title == PUBLISHED and first.verdict is Verdict.HOLDS:
         return f"Holds as published, but the control takes it away: {title}.", decider.text
     return f"Fails at: {title}.", decider.text
+
+
+def _inline(title: str) -> str:
+    """A title inside a sentence; names in capitals keep them."""
+    first, _, rest = title.partition(" ")
+    return title if first.isupper() else f"{first.lower()} {rest}".rstrip()
