@@ -96,11 +96,12 @@ def test_rounding_noise_is_what_storage_does(dtype: torch.dtype, ratio: float) -
     after = W + rms * torch.randn(
         W.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64
     )
-    mean, sd = rounding.rounding_noise(W, dtype, rms)
+    mean, sd = rounding.rounding_noise(rounding.spacings(W, dtype), rms)
     seen = float((rounding.cast(after, dtype) - after).norm())
     assert seen == pytest.approx(mean, rel=0.02)
     assert 0 < sd < 0.02 * mean
-    assert rounding.rounding_noise(torch.zeros(2, 2, dtype=torch.float64), dtype, 1.0)[0] < 1e-6
+    zero = rounding.spacings(torch.zeros(2, 2, dtype=torch.float64), dtype)
+    assert rounding.rounding_noise(zero, 1.0)[0] < 1e-6
 
 
 @pytest.mark.parametrize("rms", [2e-6, 5e-6, 1.5e-5, 1e-4, 1e-2])

@@ -11,12 +11,15 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.linalg.rounding import rounding_noise
+from offaxis.linalg.rounding import rounding_noise, spacings
 
 
 def _storage_rounding(update: WeightUpdate) -> Iterable[ClosedForm]:
     rms = update.delta.norm / update.delta.W.numel() ** 0.5
-    mean, sd = rounding_noise(update.anchor.W, update.storage, rms)
+    grid_of = update.anchor.derived(
+        ("spacings", update.storage), lambda: spacings(update.anchor.W, update.storage)
+    )
+    mean, sd = rounding_noise(grid_of, rms)
     method = f"closed form, rounding to {str(update.storage).removeprefix('torch.')}"
     yield ClosedForm("frobenius_norm", NullReading("storage_rounding", mean, sd, 0, method))
     if not update.anchor.is_zero:

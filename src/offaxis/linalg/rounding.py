@@ -141,9 +141,20 @@ def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
     return change[weights.place]
 
 
-def rounding_noise(
-    W: Float64[Tensor, "m n"], dtype: torch.dtype, rms: float
-) -> tuple[float, float]:
+class Spacings(NamedTuple):
+    """The distinct units in the last place of a matrix's entries, and how often each occurs."""
+
+    units: Tensor
+    counts: Tensor
+
+
+def spacings(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Spacings:
+    """Return the spacing of a storage format at the entries of W."""
+    units, counts = _spacing(W.abs().flatten(), dtype).unique(return_counts=True)
+    return Spacings(units, counts.double())
+
+
+def rounding_noise(grid_of: Spacings, rms: float) -> tuple[float, float]:
     r"""Return mean and standard deviation of the norm of the rounding that storage adds.
 
     Each entry of an anchor on the format's grid is moved by a Gaussian of the given rms and rounded
@@ -154,16 +165,15 @@ def rounding_noise(
     Source:
         Widrow & Kollár 2008, "Quantization Noise", doi:10.1017/CBO9780511754661 (the series).
     """
-    u = _spacing(W.abs().flatten(), dtype)
+    u, counts = grid_of
     ratio = rms / u
     k = torch.arange(1, 13, dtype=u.dtype)[:, None]
     decay = torch.exp(-2 * (math.pi * k * ratio).square()) / k.square()
     series = torch.where(k % 2 == 0, decay, -decay).sum(0) / math.pi**2
     variance = torch.where(ratio < 0.1, u.new_tensor(rms**2), u.square() * (1 / 12 + series))
-    energy = float(variance.sum())
-    mean = math.sqrt(energy)
+    mean = math.sqrt(float((counts * variance).sum()))
     # Var[x^2] is (4/5) Var[x]^2 of a uniform, 2 Var[x]^2 of a Gaussian: the larger, to be safe
-    spread = math.sqrt(2 * float(variance.square().sum()))
+    spread = math.sqrt(2 * float((counts * variance.square()).sum()))
     return mean, spread / (2 * mean) if mean > 0 else 0.0
 
 

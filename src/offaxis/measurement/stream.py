@@ -82,6 +82,7 @@ class _Job:
     storage: Pass
     run: str
     source: Source
+    reader: CheckpointReader
     before: Source
     provenance: units.Provenance
     chosen: Mapping[str, Diagnostic]
@@ -105,19 +106,21 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
             before = source
             continue
         held = units.load(unit_path(task, series, source, each.storage))
+        reader = open_checkpoint(source.path)
+        dtype = reader.tensors()[task.view.tensor].dtype
         names = set(each.diagnostics)
-        wanted = _provenance(task, each, source, present, names)
+        wanted = _provenance(task, each, (source, dtype), present, names)
         if held is None or not held.provenance.covers(wanted, {before.digest, present.digest}):
             if held is not None:  # keep what was measured before beside what is asked for now
                 names |= held.provenance.definitions.keys() & {*known, similarity.NAME}
-            provenance = _provenance(task, each, source, present, names)
+            provenance = _provenance(task, each, (source, dtype), present, names)
             chosen = {name: item for name, item in known.items() if name in names}
-            yield _Job(task, each, series.run, source, present, provenance, chosen)
+            yield _Job(task, each, series.run, source, reader, present, provenance, chosen)
         before = present = source
 
 
 def _provenance(
-    task: Task, each: Pass, source: Source, before: Source, names: Collection[str]
+    task: Task, each: Pass, current: tuple[Source, str], before: Source, names: Collection[str]
 ) -> units.Provenance:
     p = min(task.view.rows, task.view.cols)
     o = task.options
@@ -131,12 +134,12 @@ def _provenance(
         named[similarity.NAME] = definition(similarity.VERSION, {"K": max(ranks, default=0)})
     return units.Provenance(
         anchor=task.anchor.digest,
-        current=source.digest,
+        current=current[0].digest,
         before=before.digest,
         tensor=task.view.tensor,
         view=task.view.view,
         storage=each.storage,
-        dtype=open_checkpoint(source.path).tensors()[task.view.tensor].dtype,
+        dtype=current[1],
         draws=f"{o.draws}+{o.edge_draws}, seed {o.seed}",
         definitions=named,
     )
@@ -144,8 +147,7 @@ def _provenance(
 
 def _make(job: _Job, anchor: Matrix) -> None:
     view, each = job.task.view, job.storage
-    reader = open_checkpoint(job.source.path)
-    current = _read(reader, view, each)
+    current = _read(job.reader, view, each)
     before = anchor.W if job.before is job.task.anchor else _read_source(job.before, view, each)
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
     update = WeightUpdate(
