@@ -46,7 +46,7 @@ def _resolution(matrix: Matrix, k: int) -> float:
     source="arXiv:2606.07082, section 3.1; Björck & Golub 1973",
     settings=lambda p: {"k": min(512, max(1, p // 8))},
     primary=("sign_flip",),
-    ensembles=("sign_flip", "permutation"),
+    ensembles=("sign_flip",),
 )
 def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, Reading]:
     r"""Return how far the top-k singular subspaces turned, in radians in [0, pi/2].

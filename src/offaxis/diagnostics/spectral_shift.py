@@ -10,7 +10,7 @@ from offaxis.diagnostics.base import ZERO_UPDATE, Reading, WeightUpdate, diagnos
     units={"spectral_shift": "1"},
     source="arXiv:2606.07082, section 3.1; arXiv:2511.08567",
     primary=("sign_flip",),
-    ensembles=("sign_flip", "permutation"),
+    ensembles=("sign_flip",),
 )
 def spectral_shift(update: WeightUpdate) -> Mapping[str, Reading]:
     r"""Return $\lVert\sigma(W)-\sigma(W_0)\rVert_2/\lVert\sigma(W_0)\rVert_2$, >= 0.
