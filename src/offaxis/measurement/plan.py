@@ -17,9 +17,9 @@ from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
 
 FLOAT64 = 8
-LIVE_MATRICES = 18
-"""Matrices of float64 alive at once in a worker: anchor, current, delta and the checkpoint before,
-their factors, and one random update with its factors."""
+LIVE_MATRICES = 30
+"""Matrices of float64 that a worker holds at most: anchor, current, delta and the checkpoint before,
+their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
 
 
 @dataclass(frozen=True)
