@@ -18,7 +18,7 @@ from offaxis.table import ResultsFolder
 
 FLOAT64 = 8
 LIVE_MATRICES = 30
-"""Matrices of float64 that a worker holds at most: anchor, current, delta and the checkpoint before,
+"""Matrices of float64 that a worker holds at most: anchor, current, delta, the checkpoint before,
 their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
 
 
