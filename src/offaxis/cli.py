@@ -18,6 +18,8 @@ app = App(
     result_action="return_value",
 )
 
+INTERRUPTED = 130
+
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default"]
 
@@ -36,7 +38,13 @@ Workers = Annotated[
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:
+        # What an interrupted pool has left behind must not be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -50,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         return UsageError.exit_code
     except KeyboardInterrupt:
         print("offaxis: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception as error:  # the last resort, so that no user sees a traceback
         if os.environ.get("OFFAXIS_TRACEBACK"):
             raise

@@ -1,6 +1,7 @@
 """Worker processes: as many as cores, ended with their work and with their parent."""
 
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import threading
@@ -9,6 +10,8 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 
 from offaxis.errors import ResultsError, UsageError
+
+_PATIENCE_SECONDS = 5
 
 
 def num_cores() -> int:
@@ -47,9 +50,13 @@ def worker_pool(
     )
     try:
         yield pool
+    except KeyboardInterrupt:
+        # The interruption may have fallen inside the pool, which then cannot be asked for anything.
+        _end(set(multiprocessing.active_children()) - others)
+        raise
     except BaseException as error:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
+        _end(set(multiprocessing.active_children()) - others)
+        pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenExecutor):
             raise ResultsError(
                 "a worker process",
@@ -59,8 +66,18 @@ def worker_pool(
                 "what was finished is kept",
             ) from error
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    else:
+        pool.shutdown()
+
+
+def _end(children: set[multiprocessing.process.BaseProcess]) -> None:
+    """End processes whose files appear whole or not at all, and which may be ended anywhere."""
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(_PATIENCE_SECONDS)
+        if child.is_alive():
+            child.kill()
 
 
 def _begin(begin: Callable[..., None], arguments: tuple[object, ...]) -> None:

@@ -76,7 +76,10 @@ def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path
     while not list(out.glob("runs/*/checkpoint-6")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in said
     finished = {
