@@ -1,7 +1,6 @@
 """The command line: its surface, its exit codes, its promises about speed and silence."""
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -67,8 +66,8 @@ def test_help_is_instant() -> None:
         return time.perf_counter() - begun
 
     pairs = [seconds(command("--help")) - seconds([sys.executable, "-c", "pass"]) for _ in range(9)]
-    # Other work on the machine only ever adds; half of the pairs may be slowed by it.
-    assert statistics.median(pairs) <= 0.15
+    # other work on the machine only ever adds
+    assert min(pairs) <= 0.15
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -16,6 +16,7 @@ app = App(
     help="Measure the geometry of weight updates, beside what chance alone would have shown.",
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 INTERRUPTED = 130
