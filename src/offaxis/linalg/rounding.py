@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 
 _SMALLEST = 2.0**-133  # bf16's least subnormal
@@ -42,19 +42,42 @@ def is_unchanged(
 
 
 class Grid(NamedTuple):
-    """A matrix as bf16 sees it: its magnitudes, how often and where each of them stands."""
+    """A matrix as bf16 sees it: its magnitudes, and how often each of them stands in which mask.
+
+    Attributes:
+        magnitudes: The distinct bf16 magnitudes, ascending.
+        codes: How many entries have each magnitude and each 4-bit mask code.
+        on_grid: Whether the matrix is made of bf16 values throughout.
+        place: Which magnitude each entry has, where the matrix was at hand.
+    """
 
     magnitudes: Tensor
-    counts: Tensor
-    place: Tensor
+    codes: Tensor
     on_grid: bool
+    place: Tensor | None = None
+
+    @property
+    def counts(self) -> Tensor:
+        """How many entries have each magnitude."""
+        return self.codes.sum(1)
+
+
+def grid_of(table: Int64[Tensor, "32768 16"], *, on_grid: bool) -> Grid:
+    """Return the grid of a matrix from the counts of its bf16 patterns without sign.
+
+    Args:
+        table: How many entries have each bf16 magnitude (its 15 bits) and each mask code.
+        on_grid: Whether the matrix is made of bf16 values throughout.
+    """
+    bits = table.sum(1).nonzero()[:, 0].int()
+    return Grid(_value(bits), table[bits].double(), on_grid)
 
 
 def grid(W: Float64[Tensor, "m n"]) -> Grid:
     """Return the bf16 magnitudes of W, and whether it is made of bf16 values throughout."""
     a = cast(W, torch.bfloat16)
     magnitudes, place, counts = a.abs().unique(return_inverse=True, return_counts=True)
-    return Grid(magnitudes, counts.double(), place, bool((a == W).all()))
+    return Grid(magnitudes, counts.double()[:, None], bool((a == W).all()), place)
 
 
 def true_rms(weights: Grid, visible_rms: float) -> float:
@@ -106,7 +129,7 @@ def _spacing(a: Float64[Tensor, " v"], dtype: torch.dtype = torch.bfloat16) -> T
     return torch.exp2((exponent - digits).clamp(min=least))
 
 
-def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
+def passing(weights: Grid, rms: float, eta: float) -> Float64[Tensor, " v"]:
     r"""Return the chance that a Gaussian update, independent of W, survives the cast to bf16.
 
     With $\Delta\sim N(0,\text{rms}^2)$ the entry changes when $w+\Delta$ leaves the interval whose
@@ -121,14 +144,14 @@ def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
         eta: The relative tolerance of `is_unchanged`.
 
     Returns:
-        The probabilities, shaped as the anchor.
+        One probability for each magnitude.
 
     Source:
         arXiv:2511.08567, "Gate III"; the interval and its average are derived here.
     """
     a = weights.magnitudes
     if rms == 0:
-        return torch.zeros_like(a)[weights.place]
+        return torch.zeros_like(a)
     inner, outer = _unchanged_interval(a, eta)
     if weights.on_grid:
         stay = torch.special.ndtr((outer - a) / rms) - torch.special.ndtr((inner - a) / rms)
@@ -138,7 +161,37 @@ def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
         area -= _cdf_integral((inner - low) / rms) - _cdf_integral((inner - high) / rms)
         stay = area * rms / (high - low)
     change: Tensor = (1 - stay).clamp(0, 1)
-    return change[weights.place]
+    return change
+
+
+def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
+    """Return `passing` for every entry of the matrix whose grid this is."""
+    assert weights.place is not None, "this grid was counted without its matrix"
+    return passing(weights, rms, eta)[weights.place]
+
+
+def gain(weights: Grid, rms: float) -> float:
+    r"""Return how much of a faint signal inside a Gaussian update the cast to bf16 lets through.
+
+    The cast of a Gaussian update is a multiple of it plus a distortion not correlated with it. On
+    the grid the multiple is the density of $\Delta$ at the thresholds times the steps taken there,
+    $g=\sum_k u_k\,\phi(t_k/\sigma)/\sigma$: 0 far below the spacing, 1 far above it. Off the grid,
+    where a weight lies anywhere in its cell, it is 1. The mean over all entries is returned: the
+    factor by which the visible strength of a direction that ignores magnitudes falls short.
+
+    Source:
+        Bussgang 1952, "Crosscorrelation functions of amplitude-distorted Gaussian signals".
+    """
+    if not weights.on_grid:
+        return 1.0
+    if rms == 0:
+        return 0.0
+    u = _spacing(weights.magnitudes)
+    ratio = rms / u
+    k = torch.arange(12, dtype=u.dtype)[:, None]
+    density = torch.exp(-((k + 0.5) / ratio).square() / 2) / (ratio * math.sqrt(2 * math.pi))
+    share = torch.where(ratio < 1, 2 * density.sum(0), 1.0)  # 1 to 1e-8 once it is a unit
+    return float((weights.counts * share).sum() / weights.counts.sum())
 
 
 class Spacings(NamedTuple):
@@ -146,6 +199,15 @@ class Spacings(NamedTuple):
 
     units: Tensor
     counts: Tensor
+
+
+def spacings_of(exponents: Int64[Tensor, "256"], dtype: torch.dtype) -> Spacings:
+    """Return the spacing of a storage format from the counts of float32 exponent fields."""
+    binades = exponents.nonzero()[:, 0]
+    units, place = _spacing(torch.exp2(binades.double() - 127), dtype).unique(return_inverse=True)
+    return Spacings(
+        units, units.new_zeros(units.shape).index_add(0, place, exponents[binades].double())
+    )
 
 
 def spacings(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Spacings:
