@@ -23,6 +23,7 @@ INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default"]
+Tier = Literal["exact", "fast"]
 
 Set = Annotated[
     tuple[str, ...],
@@ -129,8 +130,15 @@ def measure(
         tuple[str, ...] | None,
         Parameter(name="--diagnostics", negative="", help="Only these diagnostics."),
     ] = None,
+    tier: Annotated[
+        Tier, Parameter(help="Exact, or fast by the anchor's basis, with its bounds.")
+    ] = "exact",
     draws: Annotated[int, Parameter(help="Draws of each random null.")] = 3,
     seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
+    device: Annotated[str, Parameter(help="Where to work on matrices: cpu, cuda.")] = "cpu",
+    max_memory: Annotated[
+        str | None, Parameter(help="What all workers together may hold, as 8GB.")
+    ] = None,
     workers: Workers = None,
     overrides: Set = (),
     dry_run: DryRun = False,
@@ -146,8 +154,11 @@ def measure(
         run=run,
         storages=storage,
         only=only,
+        tier=tier,
         draws=draws,
         seed=seed,
+        device=device,
+        max_memory=max_memory,
         workers=workers,
         overrides=assignments(overrides),
         dry_run=dry_run,

@@ -7,6 +7,7 @@ RESULTS/
   nulls/<run>.parquet    one row per null computed for a reading
   spectra/<run>.parquet  singular values of anchor, current and delta, one curve a row, descending
   angles/<run>.parquet   principal angles, left and right, one curve a row, ascending
+  blocks/<run>.parquet   share of the delta's energy in the anchor's top-k blocks, one curve a row
   training/<run>.parquet what training logged, where the run folder has a log
   factors/<run>/<step>/<tensor>.safetensors   the unit of work: top-K factors of the delta
 ```
@@ -30,7 +31,7 @@ from offaxis.errors import ResultsError
 from offaxis.files import write_atomically, write_text
 
 RESULTS_FORMAT = "offaxis-results"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Row = Mapping[str, Any]
 
@@ -107,6 +108,18 @@ ANGLES = pa.schema(
     ]
 )
 
+BLOCKS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("step", pa.int64()),
+        ("tensor", pa.string()),
+        ("view", pa.string()),
+        ("precision", pa.string()),
+        ("inside", pa.list_(pa.float64())),
+        ("isotropic", pa.list_(pa.float64())),
+    ]
+)
+
 TRAINING = pa.schema(
     [
         ("run", pa.string()),
@@ -121,6 +134,7 @@ TABLES: dict[str, pa.Schema] = {
     "nulls": NULLS,
     "spectra": SPECTRA,
     "angles": ANGLES,
+    "blocks": BLOCKS,
     "training": TRAINING,
 }
 

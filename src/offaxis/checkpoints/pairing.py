@@ -10,9 +10,10 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 class Pairing(NamedTuple):
-    """The matrices that both sides hold, and the tensors that hold none."""
+    """The matrices that both sides hold, what is read by its elements alone, and what is not."""
 
     matrices: list[View]
+    elements: list[View]
     skipped: list[Skipped]
 
 
@@ -25,7 +26,7 @@ def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
     """
     old, new = anchor.tensors(), current.tensors()
     _require_same_names(anchor, current, old, new)
-    matrices: list[View] = []
+    found: list[View] = []
     skipped: list[Skipped] = []
     for name, info in old.items():
         other = new[name]
@@ -36,13 +37,16 @@ def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
                 found=f"shape {list(other.shape)}",
                 do="give the anchor that this checkpoint was trained from",
             )
-        found = views(info)
-        if isinstance(found, Skipped):
-            skipped.append(found)
-            continue
-        for side, held in ((anchor, info), (current, other)):
-            _require_float(side, held)
-        matrices.extend(found)
+        held = views(info)
+        if isinstance(held, Skipped):
+            skipped.append(held)
+        elif held[0].kind == "elements" and info.dtype not in FLOATS:
+            skipped.append(Skipped(name, f"{info.dtype}: not weights"))
+        else:
+            _require_float(anchor, info)
+            _require_float(current, other)
+            found.extend(held)
+    matrices = [view for view in found if view.kind == "matrix"]
     if not matrices:
         raise CheckpointError(
             str(anchor.path),
@@ -50,7 +54,7 @@ def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
             found="none",
             do="give the folder of a model",
         )
-    return Pairing(matrices, skipped)
+    return Pairing(matrices, [view for view in found if view.kind == "elements"], skipped)
 
 
 def _require_same_names(

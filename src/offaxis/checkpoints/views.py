@@ -1,7 +1,8 @@
 """Which matrices a stored tensor holds, and what each of them does in the model."""
 
+import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from offaxis.checkpoints.base import TensorInfo
 
@@ -9,8 +10,14 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _STACK_AXES = 3
 
 
+Kind = Literal["matrix", "elements"]
+
+
 class View(NamedTuple):
-    """One matrix of a checkpoint: a stored tensor, or one entry of a stack of matrices."""
+    """One matrix of a checkpoint: a stored tensor, or one entry of a stack of matrices.
+
+    What is no matrix (norms, biases, convolutions) is a view of its elements, a column of them.
+    """
 
     tensor: str
     view: str
@@ -20,6 +27,17 @@ class View(NamedTuple):
     dtype: str
     layer: int | None
     role: str
+    kind: Kind = "matrix"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.cols
+
+    @property
+    def numel(self) -> int:
+        """How many weights it holds."""
+        return self.rows * self.cols
 
     @property
     def label(self) -> str:
@@ -28,34 +46,31 @@ class View(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A stored tensor without a matrix in it, and why."""
+    """A stored tensor that is not read, and why."""
 
     tensor: str
     reason: str
 
 
 def views(info: TensorInfo) -> list[View] | Skipped:
-    """List the matrices in one stored tensor.
+    """List the matrices in one stored tensor, or view its elements where it holds none.
 
     Stacks of three axes (fused experts) are split into one view per entry, `expert.3`. Rows are
     taken as stored: the output side in linear layers; formats that store the transpose (GPT-2's
     Conv1D, some fused experts) have left and right exchanged.
     """
-    layer, role = layer_and_role(info.name)
+    place = layer_and_role(info.name)
     if 0 in info.shape:
         return Skipped(info.name, "empty")
     if len(info.shape) == 2:
         rows, cols = info.shape
-        return [View(info.name, "", None, rows, cols, info.dtype, layer, role)]
-    if len(info.shape) == _STACK_AXES:
+        return [View(info.name, "", None, rows, cols, info.dtype, *place)]
+    if len(info.shape) == _STACK_AXES and min(info.shape[1:]) > 1:
         count, rows, cols = info.shape
-        if min(rows, cols) == 1:
-            return Skipped(info.name, "3-D with vectors inside: not a stack of matrices")
         return [
-            View(info.name, f"expert.{i}", i, rows, cols, info.dtype, layer, role)
-            for i in range(count)
+            View(info.name, f"expert.{i}", i, rows, cols, info.dtype, *place) for i in range(count)
         ]
-    return Skipped(info.name, f"{len(info.shape)}-D: not a matrix")
+    return [View(info.name, "", None, math.prod(info.shape), 1, info.dtype, *place, "elements")]
 
 
 def layer_and_role(name: str) -> tuple[int | None, str]:

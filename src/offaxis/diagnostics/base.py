@@ -3,30 +3,38 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from offaxis.linalg.spectra import Factors, exact_svd
+from offaxis.linalg.elementwise import Counts
+from offaxis.linalg.rounding import Grid
+from offaxis.linalg.visibility import OpenSteps, VisibleFraction
 
 EPS = torch.finfo(torch.float64).eps
 
 Settings = Mapping[str, Any]
-T = TypeVar("T")
+
+Tier = Literal["exact", "fast"]
+
+Need = Literal["counts", "spectrum", "shift", "rotation", "blocks"]
+"""A part of an update's facts: elementwise counts, the spectrum of dW, the movement of the
+anchor's singular values, the turn of its top subspaces, and the energy of dW in its blocks."""
 
 
 class Reading(NamedTuple):
     """One number: None where it is not defined, with flags that say why.
 
-    `error_bound` is absolute, and bounds what float64 arithmetic can have done to the value.
+    `error_bound` is absolute, and bounds what arithmetic and approximation can have done to the
+    value; `tier` says by which engine it was taken.
     """
 
     value: float | None
     error_bound: float = 0.0
     flags: tuple[str, ...] = ()
+    tier: Tier = "exact"
 
 
 class NullReading(NamedTuple):
@@ -39,80 +47,174 @@ class NullReading(NamedTuple):
     method: str
 
 
-class Matrix:
-    """A matrix with its factors, taken when first asked for and kept while it is in hand."""
+class Estimate(NamedTuple):
+    """A number with an absolute bound on its error."""
 
-    def __init__(
-        self, W: Float64[Tensor, "m n"], decompose: Callable[[Tensor], Factors] = exact_svd
-    ) -> None:
-        self.W = W
-        self._decompose = decompose
-        self._derived: dict[object, Any] = {}
+    value: float
+    bound: float
 
-    @cached_property
-    def factors(self) -> Factors:
-        """Singular vectors and values."""
-        return self._decompose(self.W)
+
+@dataclass(frozen=True)
+class Anchor:
+    """What is known of the anchor's matrix, once for every checkpoint.
+
+    Attributes:
+        rows: Output dimension.
+        cols: Input dimension; 1 for a vector.
+        norm: Frobenius norm.
+        s: Singular values, descending; empty for a vector, which has none.
+        s_bound: Absolute error bound of each of them.
+        magnitudes: Its entries by bf16 magnitude and mask code.
+        grid: The same as bf16 values.
+        exponents: Its entries by exponent field of float32.
+        masks: By quantity, the weight in [0, 1] that an entry of each mask code has in that mask.
+        mask_gap: Relative gap behind the last direction of the principal mask.
+    """
+
+    rows: int
+    cols: int
+    norm: float
+    s: Float64[Tensor, " p"]
+    s_bound: Float64[Tensor, " p"]
+    magnitudes: Int64[Tensor, "32768 16"]
+    grid: Grid
+    exponents: Int64[Tensor, "256"]
+    masks: Mapping[str, Float64[Tensor, "16"]] = field(default_factory=dict)
+    mask_gap: float = 1.0
 
     @property
-    def s(self) -> Float64[Tensor, " p"]:
-        """Singular values, descending."""
-        return self.factors.s
+    def p(self) -> int:
+        """The smaller dimension."""
+        return min(self.rows, self.cols)
 
-    @cached_property
-    def norm(self) -> float:
-        """Frobenius norm, scaled so that no square overflows or underflows."""
-        largest = float(self.W.abs().max())
-        return largest * float((self.W / largest).norm()) if largest > 0 else 0.0
+    @property
+    def q(self) -> int:
+        """The larger dimension."""
+        return max(self.rows, self.cols)
 
     @property
     def is_zero(self) -> bool:
         """Whether every entry is zero."""
         return self.norm == 0
 
-    @property
-    def p(self) -> int:
-        """The smaller dimension."""
-        return min(self.W.shape)
+    def gap(self, k: int) -> float:
+        """The k-th singular value less the next one; the value itself for the last."""
+        return float(self.s[k - 1] - self.s[k]) if k < self.s.numel() else float(self.s[k - 1])
 
-    @property
-    def rounding(self) -> float:
-        """Bound of a computed singular value's absolute error, by LAPACK's backward stability."""
-        return max(self.W.shape) * EPS * float(self.s[0])
+    def gap_bound(self, k: int) -> float:
+        """Absolute error bound of that gap."""
+        return float(self.s_bound[k - 1 : k + 1].sum())
 
-    def left(self, k: int) -> Float64[Tensor, "m k"]:
-        """The first k left singular vectors, as columns."""
-        U = self.factors.U
-        assert U is not None, "this matrix was decomposed for its values only"
-        return U[:, :k]
 
-    def right(self, k: int) -> Float64[Tensor, "n k"]:
-        """The first k right singular vectors, as columns."""
-        Vh = self.factors.Vh
-        assert Vh is not None, "this matrix was decomposed for its values only"
-        return Vh[:k].T
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values of dW.
 
-    def derived(self, key: object, compute: Callable[[], T]) -> T:
-        """Keep what is computed of this matrix alone, for the checkpoints that share it."""
-        if key not in self._derived:
-            self._derived[key] = compute()
-        value: T = self._derived[key]
-        return value
+    Attributes:
+        top: The largest, descending: all of them in the exact tier, as many as are needed in the
+            fast one.
+        bound: Absolute error bound of each of them.
+        energy: Squared Frobenius norm.
+        effective_rank: Exponential of the entropy of all of them.
+        edge: The largest first value that dW showed under random signs; infinite if none was drawn.
+        is_whole: Whether `top` holds all of them.
+        tier: By which engine.
+    """
+
+    top: Float64[Tensor, " t"]
+    bound: Float64[Tensor, " t"]
+    energy: float
+    effective_rank: Estimate
+    edge: float = math.inf
+    is_whole: bool = True
+    tier: Tier = "exact"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Norm of the movement of all singular values, over the norm of the anchor's."""
+
+    relative: Estimate
+    tier: Tier = "exact"
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one side's top-k subspace turned; angles ascending, in radians.
+
+    `contained` holds the angles of the anchor's k directions into the current top k + k/8.
+    """
+
+    angles: Float64[Tensor, " k"]
+    contained: Float64[Tensor, " k"]
+    energy_lost: Estimate
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the top-k singular subspaces turned.
+
+    `bound` holds for every angle, `mean_bound` for their mean and `contained_bound` for those into
+    the larger subspace; below `floor` an angle is not told from zero.
+    """
+
+    k: int
+    left: Side
+    right: Side
+    bound: float
+    mean_bound: float
+    contained_bound: float
+    floor: float
+    tier: Tier = "exact"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The share of dW's energy inside the anchor's top-k x top-k block, for k = 1 ... p."""
+
+    inside: Float64[Tensor, " p"]
+    bound: float
+    tier: Tier = "fast"
 
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """The pair (anchor, current) of one matrix, and the delta between them.
+    """The facts of one matrix's update dW, as many as the diagnostics asked for.
 
-    `storage` is the format the current weights were stored in. `noise_edge` is the largest singular
-    value that the delta showed under random signs; infinite where none were drawn.
+    Attributes:
+        anchor: The matrix it starts from.
+        storage: The format in which the current weights were stored.
+        norm: Frobenius norm of dW.
+        norm_error: Relative error bound of it.
+        counts: What one pass over the entries counted, by the tolerance eta.
+        master: The format that held the weights in training, as torch names it, or `unknown`.
+        steps: Those of the weights whose every change shows; None where there are none.
+        visible: Norm of the update that bf16 shows, over the norm of the one behind it.
     """
 
-    anchor: Matrix
-    current: Matrix
-    delta: Matrix
-    storage: torch.dtype = torch.float32
-    noise_edge: float = math.inf
+    anchor: Anchor
+    storage: torch.dtype
+    norm: float
+    norm_error: float = 0.0
+    counts: Mapping[float, Counts] = field(default_factory=dict)
+    master: str = "unknown"
+    steps: OpenSteps | None = None
+    visible: VisibleFraction | None = None
+    spectrum: Spectrum | None = None
+    shift: Shift | None = None
+    rotation: Rotation | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing moved."""
+        return self.norm == 0
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the entries of dW."""
+        return float(self.norm / (self.anchor.rows * self.anchor.cols) ** 0.5)
+
 
 
 class ClosedForm(NamedTuple):
@@ -141,6 +243,8 @@ class Diagnostic:
         ensembles: Random updates on which the function is evaluated as a null.
         closed_forms: (update, **settings) -> nulls known without drawing.
         primary_of: Exceptions to `primary`, by quantity.
+        needs: The facts that the function reads.
+        of_elements: Whether it can be read of a tensor that is no matrix, which has counts alone.
     """
 
     name: str
@@ -153,6 +257,8 @@ class Diagnostic:
     ensembles: tuple[str, ...]
     closed_forms: ClosedForms | None = None
     primary_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: frozenset[Need] = frozenset()
+    of_elements: bool = False
 
     def resolve(self, p: int, overrides: Settings) -> Settings:
         """The settings for one matrix: its defaults, then what the user set."""
@@ -166,6 +272,8 @@ def diagnostic(
     source: str,
     primary: tuple[str, ...],
     ensembles: tuple[str, ...],
+    needs: tuple[Need, ...],
+    of_elements: bool = False,
     settings: Callable[[int], Settings] = lambda p: {},
     closed_forms: ClosedForms | None = None,
     primary_of: Mapping[str, tuple[str, ...]] | None = None,
@@ -184,6 +292,8 @@ def diagnostic(
             ensembles=ensembles,
             closed_forms=closed_forms,
             primary_of=primary_of or {},
+            needs=frozenset(needs),
+            of_elements=of_elements,
         )
 
     return declare
@@ -194,3 +304,8 @@ ZERO_UPDATE = Reading(0.0, flags=("zero_update",))
 
 UNDEFINED_AT_ZERO = Reading(None, flags=("zero_update",))
 """What a share of the update, or its shape, reads when nothing moved."""
+
+
+def undefined(diagnostic_of: Diagnostic, *flags: str) -> dict[str, Reading]:
+    """Every quantity of a diagnostic without a value, and why."""
+    return dict.fromkeys(diagnostic_of.units, Reading(None, 0.0, flags))

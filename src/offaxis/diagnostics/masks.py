@@ -1,64 +1,62 @@
 """Where the visible update lies: on principal weights, or on small ones."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-import torch
 from annotated_types import Ge, Gt, Lt
 
 from offaxis.diagnostics.base import (
     ClosedForm,
-    Matrix,
     NullReading,
     Reading,
     WeightUpdate,
     diagnostic,
 )
-from offaxis.diagnostics.sparsity import Eta, changed_mask, rounding_gate
-from offaxis.linalg.masks import bottom_fraction, top_fraction
+from offaxis.diagnostics.sparsity import Eta, rounding_gate
+from offaxis.linalg import gates
 
-Masks = Mapping[str, torch.Tensor]
-
-
-def _masks(anchor: Matrix, rank: int, alpha: float) -> Masks:
-    """The two masks of the anchor, as weights in [0, 1] that share out ties."""
-
-    def build() -> Masks:
-        s = anchor.s[:rank]
-        principal = (anchor.left(rank) * s @ anchor.right(rank).T).abs()
-        return {
-            "principal_overlap": top_fraction(principal, alpha),
-            "low_magnitude_overlap": bottom_fraction(anchor.W.abs(), alpha),
-        }
-
-    return anchor.derived(("masks", rank, alpha), build)
+_OVERLAPS = ("principal_overlap", "low_magnitude_overlap")
+_NORMAL_95 = 1.96
+_PLACED = "closed form, the changes of each binade placed at random in it"
 
 
 def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iterable[ClosedForm]:
-    name, method, p, larger = rounding_gate(update, eta)
-    expected = p.sum()
-    for quantity, mask in _masks(update.anchor, rank, alpha).items():
+    anchor, counts = update.anchor, update.counts[eta]
+    gate = rounding_gate(update, eta)
+    for quantity, weights in anchor.masks.items():
         yield ClosedForm(quantity, NullReading("chance", alpha, 0.0, 0, "the mask's density"))
-        if expected == 0:
-            yield ClosedForm(quantity, NullReading(name, None, None, 0, "no change expected"))
-            continue
-        mean = float((p * mask).sum() / expected)
-        spread = float(
-            (p * (1 - p) * (mask - mean).square()).sum().sqrt() / expected
-        )  # delta method
-        shift = float((larger * mask).sum() / larger.sum()) - mean
-        reading = NullReading(name, mean, math.hypot(spread, shift), 0, method)
-        yield ClosedForm(quantity, reading)
+        expected = gates.gate_overlap(anchor.grid, gate.rms, eta, weights, gate.error)
+        yield ClosedForm(quantity, _null(gate.name, expected, gate.method))
+        stratified = gates.stratified_overlap(counts.table, weights)
+        yield ClosedForm(quantity, _null("stratified", stratified, _PLACED))
+    if "principal_overlap" in anchor.masks:
+        odds = gates.odds_ratio(counts.table, anchor.masks["principal_overlap"])
+        sd = odds.log_sd if odds is not None else None
+        reading = NullReading("independence", 1.0, sd, 0, "closed form, no relation in any binade")
+        yield ClosedForm("odds_ratio", reading)
+
+
+def _null(name: str, expected: gates.Expected | None, method: str) -> NullReading:
+    if expected is None:
+        return NullReading(name, None, None, 0, "no change expected")
+    return NullReading(name, *expected, 0, method)
 
 
 @diagnostic(
-    version=1,
-    units={"principal_overlap": "fraction", "low_magnitude_overlap": "fraction"},
-    source="arXiv:2606.07082, section 3.1 and appendix C.3 (alpha from its figure 3)",
+    version=2,
+    units={
+        "principal_overlap": "fraction",
+        "low_magnitude_overlap": "fraction",
+        "odds_ratio": "1",
+    },
+    source="arXiv:2606.07082, section 3.1 and appendix C.3 (alpha from its figure 3); "
+    "Mantel & Haenszel 1959 for the odds ratio",
     settings=lambda p: {"alpha": 0.3, "rank": min(64, max(1, p // 8)), "eta": 1e-3},
     primary=("gate_half_ulp", "gate_cell_average"),
+    primary_of={"odds_ratio": ("independence",)},
     ensembles=("permutation",),
+    needs=("counts",),
+    of_elements=True,
     closed_forms=_nulls,
 )
 def masks(
@@ -73,27 +71,47 @@ def masks(
     The principal mask holds the alpha share of entries largest in the anchor's rank-`rank`
     reconstruction, the low-magnitude mask the alpha share smallest in the anchor itself; the
     denominator is the visible update, $|M\cap M_\text{upd}|/|M_\text{upd}|$. Ties at a threshold
-    are shared out. Not defined where no change is visible.
+    are shared out. `odds_ratio` asks whether principal weights change more often than others of
+    their own binade, where bf16 treats all alike: 1 where the update does not know of them, below 1
+    where it avoids them; its error bound is half the width of its 95 % interval. Not defined where
+    no change is visible. A vector has no principal mask.
     """
-    changed = changed_mask(update, eta).double()
-    visible = float(changed.sum())
-    gap = _relative_gap(update.anchor, rank)
+    counts = update.counts[eta]
+    by_code = counts.table.sum(0)[:, 1].double()
     readings = {}
-    for quantity, mask in _masks(update.anchor, rank, alpha).items():
-        flags = ("mask_at_tie",) if quantity == "principal_overlap" and gap < _TIE else ()
-        if visible > 0:
-            readings[quantity] = Reading(float((mask * changed).sum()) / visible, 0.0, flags)
+    for quantity in _OVERLAPS:
+        weights = update.anchor.masks.get(quantity)
+        flags = ("mask_at_tie",) if _at_tie(update, quantity) else ()
+        if weights is None:
+            readings[quantity] = Reading(None, 0.0, ("vector",))
+        elif counts.changed > 0:
+            inside = float((by_code * weights).sum())
+            readings[quantity] = Reading(inside / counts.changed, 0.0, flags)
         else:
-            why = "zero_update" if update.delta.is_zero else "no_visible_change"
-            readings[quantity] = Reading(None, 0.0, (*flags, why))
-    return readings
+            readings[quantity] = Reading(None, 0.0, (*flags, _why_undefined(update)))
+    return readings | {"odds_ratio": _odds_ratio(update, eta)}
+
+
+def _odds_ratio(update: WeightUpdate, eta: float) -> Reading:
+    weights = update.anchor.masks.get("principal_overlap")
+    if weights is None:
+        return Reading(None, 0.0, ("vector",))
+    counts = update.counts[eta]
+    if counts.changed == 0:
+        return Reading(None, 0.0, (_why_undefined(update),))
+    found = gates.odds_ratio(counts.table, weights)
+    if found is None:
+        return Reading(None, 0.0, ("no_binade_decides",))
+    flags = ("mask_at_tie",) if _at_tie(update, "principal_overlap") else ()
+    return Reading(found.value, found.value * _NORMAL_95 * found.log_sd, flags)
+
+
+def _why_undefined(update: WeightUpdate) -> str:
+    return "zero_update" if update.is_zero else "no_visible_change"
 
 
 _TIE = 1e-8  # below this relative gap the rank-r reconstruction depends on rounding
 
 
-def _relative_gap(anchor: Matrix, rank: int) -> float:
-    s = anchor.s
-    if rank >= s.numel():
-        return 1.0
-    return float((s[rank - 1] - s[rank]) / s[rank - 1]) if s[rank - 1] > 0 else 0.0
+def _at_tie(update: WeightUpdate, quantity: str) -> bool:
+    return quantity == "principal_overlap" and update.anchor.mask_gap < _TIE

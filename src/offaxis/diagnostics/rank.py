@@ -1,63 +1,82 @@
-"""Ranks of the update: stable, effective, above the noise edge, and the top's share of energy."""
+"""Ranks of the update: stable, effective, above the noise edge, and freed of noise."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from annotated_types import Ge
 
 from offaxis.diagnostics.base import (
-    EPS,
     ZERO_UPDATE,
     ClosedForm,
     NullReading,
     Reading,
+    Spectrum,
     WeightUpdate,
     diagnostic,
 )
-from offaxis.linalg import ranks
+from offaxis.linalg import debias, ranks
 
 TOP = 16
 
+_HIDDEN = 0.5  # with less of the update visible, what is left is no longer its shape
+
 
 def _iid(update: WeightUpdate, *, margin: float) -> Iterable[ClosedForm]:
-    rank = ranks.iid_stable_rank(*update.delta.W.shape)
-    reading = NullReading("marchenko_pastur", rank, 0.0, 0, "closed form, iid entries")
-    yield ClosedForm("stable_rank", reading)
+    m, n = update.anchor.rows, update.anchor.cols
+    method = "closed form, iid entries"
+    rank = NullReading("marchenko_pastur", ranks.iid_stable_rank(m, n), 0.0, 0, method)
+    yield ClosedForm("stable_rank", rank)
+    if update.spectrum is not None:
+        above = ranks.count_above(update.spectrum.top, ranks.iid_edge(update.norm, m, n))
+        beyond = f"{method}: what its edge would have let through"
+        yield ClosedForm(
+            "spikes", NullReading("marchenko_pastur", float(above), None, 0, beyond)
+        )
 
 
 @diagnostic(
-    version=1,
+    version=2,
     units={
         "stable_rank": "1",
         "effective_rank": "1",
         "spikes": "count",
         "top16_energy": "fraction",
+        "corrected_stable_rank": "1",
+        "corrected_norm": "weight",
+        "spike_energy": "fraction",
     },
-    source="arXiv:2606.07082, section 4.1; noise edge by sign flips, arXiv:2012.02985",
+    source="arXiv:2606.07082, section 4.1; noise edge by sign flips, arXiv:2012.02985; correction "
+    "of spikes, arXiv:1305.5870",
     primary=("sign_flip",),
     settings=lambda p: {"margin": 1.02},
     ensembles=("sign_flip", "permutation"),
+    needs=("spectrum",),
     closed_forms=_iid,
 )
 def rank(update: WeightUpdate, *, margin: Annotated[float, Ge(1)]) -> Mapping[str, Reading]:
-    """Return four readings of the spectrum of dW; all 0 for a zero update.
+    """Return seven readings of the spectrum of dW; all 0 for a zero update.
 
     `spikes` counts singular values above the noise edge, `margin` times the largest first singular
     value that dW shows under random signs (draws of which spread by about 0.2 %); its error bound
-    is the number of singular values that rounding could carry across. Where p < 16 the top-16
-    energy is 1.
+    is the number of singular values that the errors of the others could carry across. Of the
+    spikes, freed of what noise added to them: `corrected_norm` is the largest,
+    `corrected_stable_rank` the sum of their squares over its square, `spike_energy` that sum over
+    the energy of dW; 0 without spikes. Where p < 16 the top-16 energy is 1. `hidden_update` marks
+    ranks of an update of which bf16 shows less than half: a file that hides the update hides its
+    shape.
     """
-    if update.delta.is_zero:
+    spectrum = update.spectrum
+    if update.is_zero or spectrum is None:
         return dict.fromkeys(rank.units, ZERO_UPDATE)
-    s = update.delta.s
-    relative = 4 * s.numel() * update.delta.rounding / float(s[0])
-    stable, effective = ranks.stable_rank(s), ranks.effective_rank(s)
-    edge = margin * update.noise_edge
-    at_edge = float(((s - edge).abs() <= update.delta.rounding).sum())
+    flags = _flags(update)
+    s, tier, energy = spectrum.top, spectrum.tier, spectrum.energy
+    error = 2 * float(spectrum.bound[0]) / float(s[0])
+    stable = energy / float(s[0]) ** 2
+    top = min(float((s[:TOP] / s[0]).square().sum()) / stable, 1.0)
+    top_error = 2 * float((spectrum.bound[:TOP] * s[:TOP]).sum()) / energy + 4 * _EPS
     return {
-        "stable_rank": Reading(stable, relative * stable),
-        "effective_rank": Reading(effective, relative * effective * (1 - math.log(EPS))),
-        "spikes": Reading(float(ranks.count_above(s, edge)), at_edge),
-        "top16_energy": Reading(ranks.top_energy(s, TOP), relative),
+        "stable_rank": Reading(stable, (error + _EPS) * stable, flags, tier),
+        "effective_rank": Reading(*spectrum.effective_rank, flags, tier),
+        "top16_energy": Reading(top, top_error, flags, tier),
+        **_spikes(update, spectrum, margin * spectrum.edge, flags),
     }

@@ -4,42 +4,31 @@ import math
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from annotated_types import Ge
 
-from offaxis.diagnostics.base import EPS, Matrix, Reading, WeightUpdate, diagnostic
-from offaxis.linalg.angles import principal_angles
+from offaxis.diagnostics.base import (
+    Reading,
+    Rotation,
+    Side,
+    WeightUpdate,
+    diagnostic,
+    undefined,
+)
 
 _BOUNDARY = 0.1  # an update above this share of the gap can swap directions across it
 
-
-def rotation_angles(update: WeightUpdate, k: int) -> tuple[list[float], list[float]]:
-    """The k principal angles of the left and of the right top-k subspaces, ascending, radians."""
-    if update.delta.is_zero:
-        return [0.0] * k, [0.0] * k
-    old, new = update.anchor, update.current
-    left: list[float] = principal_angles(old.left(k), new.left(k)).tolist()
-    right: list[float] = principal_angles(old.right(k), new.right(k)).tolist()
-    return left, right
-
-
-def _gap(matrix: Matrix, k: int) -> float:
-    s = matrix.s
-    return float(s[k - 1] - s[k]) if k < s.numel() else float(s[k - 1])
-
-
-def _resolution(matrix: Matrix, k: int) -> float:
-    """Bound of the top-k subspace's rounding error, in radians; at most a right angle."""
-    gap = _gap(matrix, k)
-    return min(100 * EPS * float(matrix.s[0]) / gap, math.pi / 2) if gap > 0 else math.pi / 2
+_OF_A_SIDE = ("max", "mean", "median", "q90", "contained_max", "contained_mean", "energy_lost")
 
 
 @diagnostic(
-    version=1,
+    version=2,
     units={
-        "left_max": "rad",
-        "left_mean": "rad",
-        "right_max": "rad",
-        "right_mean": "rad",
+        **{
+            f"{side}_{name}": "fraction" if name == "energy_lost" else "rad"
+            for side in ("left", "right")
+            for name in _OF_A_SIDE
+        },
         "gap": "1",
         "gap_ratio": "1",
     },
@@ -47,43 +36,68 @@ def _resolution(matrix: Matrix, k: int) -> float:
     settings=lambda p: {"k": min(512, max(1, p // 8))},
     primary=("sign_flip",),
     ensembles=("sign_flip",),
+    needs=("rotation", "spectrum"),
 )
 def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, Reading]:
     r"""Return how far the top-k singular subspaces turned, in radians in [0, pi/2].
 
-    `gap` is $(s_k-s_{k+1})/s_k$ of the anchor and `gap_ratio` $\lVert dW\rVert_2/(s_k-s_{k+1})$:
-    where the latter is not small the largest angle may be a swap at the boundary of two nearly
-    equal directions, and is flagged so. Angles of a zero update are 0. Where the anchor's gap is
-    within rounding of 0 its subspace is not defined: all carry the flag `tied_gap`, and `gap_ratio`
-    is undefined; so is `gap` where the anchor has fewer than k directions. A zero anchor leaves all
+    The largest angle depends on where k falls: `gap` is $(s_k-s_{k+1})/s_k$ of the anchor and
+    `gap_ratio` $\lVert dW\rVert_2/(s_k-s_{k+1})$; where the latter is not small it may be a swap at
+    the boundary of two nearly equal directions, and is flagged `boundary`. Mean, median and the
+    0.9 quantile depend on it less. Two readings hardly do: `contained` are the angles of the
+    anchor's k directions into the top k + k/8 of the current matrix, `energy_lost`
+    $1-\mathrm{tr}(P_tG_0)/\sum_{i\le k}s_i^2$ the share of the anchor's top-k energy that its own
+    Gram matrix no longer finds in the current subspace. Angles of a zero update are 0. An angle
+    below what is resolved carries the flag `below_resolution`. Where the anchor's gap is within
+    rounding of 0 its subspace is not defined: all carry the flag `tied_gap`, and `gap_ratio` is
+    undefined; so is `gap` where the anchor has fewer than k directions. A zero anchor leaves all
     undefined, as does k above the smaller dimension.
     """
-    anchor = update.anchor
+    anchor, spectrum = update.anchor, update.spectrum
     if not 1 <= k <= anchor.p:
-        return _undefined("k_outside_dimension")
+        return undefined(rotation, "k_outside_dimension")
     if anchor.is_zero:
-        return _undefined("zero_anchor")
-    gap, s_k = _gap(anchor, k), float(anchor.s[k - 1])
-    size = 0.0 if update.delta.is_zero else float(update.delta.s[0])
-    flags = ("zero_update",) if update.delta.is_zero else ()
-    if gap <= anchor.rounding:
-        flags = (*flags, "tied_gap")
-    at_boundary = (*flags, "boundary") if size > _BOUNDARY * gap else flags
-    left, right = rotation_angles(update, k)
-    bound = _resolution(anchor, k) + _resolution(update.current, k) if size > 0 else 0.0
-    return {
-        "left_max": Reading(left[-1], bound, at_boundary),
-        "left_mean": Reading(sum(left) / k, bound, flags),
-        "right_max": Reading(right[-1], bound, at_boundary),
-        "right_mean": Reading(sum(right) / k, bound, flags),
-        "gap": Reading(gap / s_k, 4 * anchor.rounding / s_k, flags)
-        if s_k > anchor.rounding
-        else Reading(None, 0.0, (*flags, "rank_deficient")),
-        "gap_ratio": Reading(size / gap, 4 * anchor.rounding * size / gap**2, flags)
-        if gap > anchor.rounding
-        else Reading(None, 0.0, flags),
+        return undefined(rotation, "zero_anchor")
+    gap, error, s_k = anchor.gap(k), anchor.gap_bound(k), float(anchor.s[k - 1])
+    is_tied = gap <= error
+    flags = (("zero_update",) if update.is_zero else ()) + (("tied_gap",) if is_tied else ())
+    size = 0.0 if update.is_zero or spectrum is None else float(spectrum.top[0])
+    boundary = ("boundary",) if size > _BOUNDARY * gap else ()
+    turned = update.rotation
+    if update.is_zero or turned is None:
+        names = [name for name in rotation.units if not name.startswith("gap")]
+        readings = dict.fromkeys(names, Reading(0.0, 0.0, flags))
+    else:
+        assert turned.k == k, "facts were taken for another k"
+        readings = {
+            f"{side}_{name}": reading
+            for side, found in (("left", turned.left), ("right", turned.right))
+            for name, reading in _side(found, turned, flags, boundary).items()
+        }
+    relative_gap = Reading(gap / s_k, 2 * error / s_k, flags)
+    ratio = Reading(size / gap, 2 * error * size / gap**2, flags) if not is_tied else None
+    is_deficient = s_k <= float(anchor.s_bound[k - 1])
+    return readings | {
+        "gap": Reading(None, 0.0, (*flags, "rank_deficient")) if is_deficient else relative_gap,
+        "gap_ratio": ratio or Reading(None, 0.0, flags),
     }
 
 
-def _undefined(why: str) -> Mapping[str, Reading]:
-    return dict.fromkeys(rotation.units, Reading(None, 0.0, (why,)))
+def _side(
+    side: Side, turned: Rotation, flags: tuple[str, ...], boundary: tuple[str, ...]
+) -> dict[str, Reading]:
+    angles, contained = side.angles, side.contained
+
+    def angle(value: torch.Tensor, bound: float, *more: str) -> Reading:
+        below = ("below_resolution",) if float(value) < turned.floor else ()
+        return Reading(float(value), min(bound, math.pi / 2), (*flags, *more, *below), turned.tier)
+
+    return {
+        "max": angle(angles[-1], turned.bound, *boundary),
+        "mean": angle(angles.mean(), turned.mean_bound),
+        "median": angle(angles.median(), turned.bound),
+        "q90": angle(angles.quantile(0.9), turned.bound),
+        "contained_max": angle(contained[-1], turned.contained_bound),
+        "contained_mean": angle(contained.mean(), turned.contained_bound),
+        "energy_lost": Reading(*side.energy_lost, flags, turned.tier),
+    }

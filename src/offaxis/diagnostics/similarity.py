@@ -12,7 +12,7 @@ from annotated_types import Ge, Len
 from jaxtyping import Float64
 from torch import Tensor
 
-from offaxis.diagnostics.base import EPS, Reading
+from offaxis.diagnostics.base import EPS, Reading, Tier
 from offaxis.linalg.subspaces import similarity as subspace_similarity
 
 NAME = "similarity"
@@ -29,18 +29,29 @@ UNITS = {
 PRIMARY = "random_walk"
 
 
+_RESOLVED = 0.1  # beyond it the K-th direction is not told from the next one
+
+
 class TopFactors(NamedTuple):
-    """The leading singular vectors of one update, as columns, and all its singular values."""
+    """The leading singular vectors of one update, as columns, with values and residuals.
+
+    `s` holds at least one value more than there are vectors, where the matrix has one more.
+    """
 
     left: Float64[Tensor, "m k"]
     right: Float64[Tensor, "n k"]
-    s: Float64[Tensor, " p"]
+    s: Float64[Tensor, " t"]
+    residuals: Float64[Tensor, " k"]
 
     def uncertainty(self, K: int) -> float:
-        """Bound of the top-K subspaces' rounding error in radians, Gram route included."""
+        """Bound of the top-K subspaces' error in radians: what is left over the gap behind them."""
         below = float(self.s[K]) if self.s.numel() > K else 0.0
-        gap = float(self.s[K - 1]) ** 2 - below**2
-        return 100 * EPS * float(self.s[0]) ** 2 / gap if gap > 0 else math.inf
+        gap = float(self.s[K - 1]) - below
+        squared = float(self.s[K - 1]) ** 2 - below**2
+        if squared <= 0:
+            return math.inf
+        rounding = 100 * EPS * float(self.s[0]) ** 2 / squared
+        return rounding + float(self.residuals[:K].norm()) / gap
 
 
 class Stage(NamedTuple):
@@ -60,7 +71,9 @@ def ranks_for(p: int, requested: Sequence[int] = RANKS) -> list[int]:
     return [K for K in requested if p >= 4 * K]
 
 
-def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading]]:
+def similarity(
+    stages: Sequence[Stage], K: int, tier: Tier = "exact"
+) -> Sequence[Mapping[str, Reading]]:
     r"""Return, for each checkpoint, what its top-K subspaces share with two others.
 
     `to_final` compares the update so far with the final one,
@@ -84,8 +97,9 @@ def similarity(stages: Sequence[Stage], K: int) -> Sequence[Mapping[str, Reading
                 "to_final",
                 missing="zero_update",
                 flags=_note(stage, final),
+                tier=tier,
             )
-            | _pair(before, stage.increment, K, "increment", missing=missing)
+            | _pair(before, stage.increment, K, "increment", missing=missing, tier=tier)
         )
         before = stage.cumulative
     return rows
@@ -104,12 +118,17 @@ def _pair(
     *,
     missing: str,
     flags: tuple[str, ...] = (),
+    tier: Tier,
 ) -> dict[str, Reading]:
     if a is None or b is None:
         undefined = Reading(None, 0.0, (missing,))
         return {f"right_{name}": undefined, f"left_{name}": undefined}
     bound = min(2 * (a.uncertainty(K) + b.uncertainty(K)), 1.0)
+    if bound > _RESOLVED:
+        flags = (*flags, "subspace_unresolved")
+    right = subspace_similarity(a.right[:, :K], b.right[:, :K])
+    left = subspace_similarity(a.left[:, :K], b.left[:, :K])
     return {
-        f"right_{name}": Reading(subspace_similarity(a.right[:, :K], b.right[:, :K]), bound, flags),
-        f"left_{name}": Reading(subspace_similarity(a.left[:, :K], b.left[:, :K]), bound, flags),
+        f"right_{name}": Reading(right, bound, flags, tier),
+        f"left_{name}": Reading(left, bound, flags, tier),
     }

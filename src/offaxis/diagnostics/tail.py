@@ -16,17 +16,20 @@ from offaxis.linalg.ranks import hill_exponent
     settings=lambda p: {"k": min(10, p // 4)},
     primary=("sign_flip",),
     ensembles=("sign_flip", "permutation"),
+    needs=("spectrum",),
 )
 def tail(update: WeightUpdate, *, k: Annotated[int, Ge(2)]) -> Mapping[str, Reading]:
     """Return the Hill exponent of the top k singular values of dW, > 0; smaller is heavier.
 
     Not defined for a zero update, for k < 2, or where the k values are equal or not resolved.
     """
-    if update.delta.is_zero:
+    spectrum = update.spectrum
+    if update.is_zero or spectrum is None:
         return {"hill": UNDEFINED_AT_ZERO}
-    s = update.delta.s
+    s = spectrum.top
     value = hill_exponent(s, k)
     if value is None:
-        return {"hill": Reading(None, 0.0, ("tail_undefined",))}
-    relative = 2 * update.delta.rounding / float(s[k - 1]) * value
-    return {"hill": Reading(value, relative * value)}
+        return {"hill": Reading(None, 0.0, ("tail_undefined",), spectrum.tier)}
+    # the exponent is the inverse of a mean of logarithms, each moved by at most error / s_k twice
+    relative = 2 * float((spectrum.bound[:k] / s[:k]).max()) * value
+    return {"hill": Reading(value, relative * value, (), spectrum.tier)}

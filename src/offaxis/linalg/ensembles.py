@@ -1,10 +1,12 @@
 """Random updates that keep some of an update and destroy the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from torch import Generator, Tensor
+
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def sign_flip(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tensor, "m n"]:
@@ -34,10 +36,10 @@ def random_walk(
     col_rms: Float64[Tensor, " n"],
     step_norms: Sequence[float],
     generator: Generator,
-) -> list[Float64[Tensor, "m n"]]:
-    r"""Draw the independent increments of a walk with steps of the given sizes.
+) -> Iterator[Float32[Tensor, "m n"]]:
+    r"""Yield the positions of a walk with independent steps of the given sizes.
 
-    Increment i has entries $r_a c_b\,z_{ab}$, z standard normal, scaled to the i-th norm in
+    Step i has entries $r_a c_b\,z_{ab}$, z standard normal, scaled to the i-th norm in
     expectation. Nothing but the profile of rows and columns and the sizes of the steps is kept, so
     that what its path's subspaces share with the last one is what nesting alone gives.
 
@@ -47,12 +49,15 @@ def random_walk(
         step_norms: Frobenius norms of the increments between successive checkpoints.
         generator: Source of the draws.
 
-    Returns:
-        One increment for each norm.
+    Yields:
+        The position after each step over the largest of the norms, as no subspace knows its size;
+        one buffer, which the next step moves on.
     """
-    profile = torch.outer(row_rms, col_rms)
-    profile = profile / profile.norm().clamp(min=torch.finfo(profile.dtype).tiny)
-    return [
-        norm * profile * torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
-        for norm in step_norms
-    ]
+    rows, cols = (scale / scale.norm().clamp(min=_TINY) for scale in (row_rms, col_rms))
+    profile = torch.outer(rows, cols).float()
+    position = torch.zeros_like(profile)
+    largest = max(step_norms, default=0.0) or 1.0
+    for norm in step_norms:
+        step = torch.randn(profile.shape, generator=generator)
+        position += step.mul_(profile).mul_(norm / largest)
+        yield position

@@ -78,3 +78,32 @@ def iid_stable_rank(m: int, n: int) -> float:
         The Marchenko-Pastur edge; Bai & Yin 1993, doi:10.1214/aop/1176989118.
     """
     return m * n / (math.sqrt(m) + math.sqrt(n)) ** 2
+
+
+def effective_rank_bound(s: Float64[Tensor, " p"], bound: Float64[Tensor, " p"]) -> float:
+    r"""Return how far errors of the values can have moved the effective rank.
+
+    To first order $\partial H/\partial s_i=-(\log p_i+H)/\sum s$; a value not told from zero can
+    have moved the entropy by that of its own error.
+
+    Args:
+        s: Singular values, descending.
+        bound: Absolute error bound of each.
+    """
+    if s[0] == 0:
+        return 0.0
+    total = s.sum()
+    p, error = s / total, bound / total
+    H = torch.special.entr(p).sum()
+    slope = torch.where(p > error, -p.clamp(min=RESOLVED**2).log(), 0.0)
+    moved = torch.maximum(error * slope, torch.special.entr(error.clamp(max=math.exp(-1))))
+    return float((moved + error * H).sum() * H.exp())
+
+
+def iid_edge(norm: float, m: int, n: int) -> float:
+    r"""Return the largest singular value of iid noise, $\lVert E\rVert_F(\sqrt m+\sqrt n)/\sqrt{mn}$.
+
+    Source:
+        The Marchenko-Pastur edge; Bai & Yin 1993, doi:10.1214/aop/1176989118.
+    """
+    return norm * (math.sqrt(m) + math.sqrt(n)) / math.sqrt(m * n)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import View
@@ -33,12 +33,13 @@ class RunView:
 
 @dataclass
 class Rows:
-    """The rows of the four measured tables."""
+    """The rows of the measured tables."""
 
-    readings: list[Row]
-    nulls: list[Row]
-    spectra: list[Row]
-    angles: list[Row]
+    readings: list[Row] = field(default_factory=list)
+    nulls: list[Row] = field(default_factory=list)
+    spectra: list[Row] = field(default_factory=list)
+    angles: list[Row] = field(default_factory=list)
+    blocks: list[Row] = field(default_factory=list)
 
 
 def rows_of(item: RunView) -> Rows:
@@ -47,7 +48,7 @@ def rows_of(item: RunView) -> Rows:
     Raises:
         ResultsError: If a unit that was measured is not there any more.
     """
-    rows = Rows([], [], [], [])
+    rows = Rows()
     for storage, steps in item.steps.items():
         held = [(step, _unit(item, step, storage)) for step in steps]
         for step, unit in held:
@@ -118,6 +119,10 @@ def _add_curves(rows: Rows, item: RunView, step: int, unit: Unit) -> None:
         rows.spectra.append({**key, "matrix": matrix, "singular_values": values})
     for side, values in _curves(unit, {"left": "angles_left", "right": "angles_right"}):
         rows.angles.append({**key, "side": side, "angles": values})
+    for _, values in _curves(unit, {"inside": "inside"}):
+        p, q = sorted((item.view.rows, item.view.cols))
+        isotropic = [k * k / (p * q) for k in range(1, p + 1)]
+        rows.blocks.append({**key, "inside": values, "isotropic": isotropic})
 
 
 def _curves(unit: Unit, names: Mapping[str, str]) -> Iterator[tuple[str, list[float]]]:

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.console import messages
+from offaxis.diagnostics.base import Tier
 from offaxis.errors import UsageError
 from offaxis.measurement.options import Options, parse_overrides, passes
 from offaxis.measurement.plan import make_plan
@@ -23,8 +27,11 @@ def measure_command(
     run: str | None,
     storages: Sequence[str],
     only: Sequence[str] | None,
+    tier: Tier,
     draws: int,
     seed: int,
+    device: str,
+    max_memory: str | None,
     workers: int | None,
     overrides: Mapping[str, Any],
     dry_run: bool,
@@ -33,8 +40,11 @@ def measure_command(
     options = Options(
         passes=passes(storages, only),
         overrides=parse_overrides(overrides),
+        tier=tier,
         draws=_at_least_two(draws),
         seed=seed,
+        device=_device(device),
+        max_memory=None if max_memory is None else _bytes(max_memory),
     )
     trajectories = find_trajectories(paths, anchor=anchor, run=run)
     results = ResultsFolder(out or _default_out(trajectories))
@@ -55,6 +65,36 @@ def _at_least_two(draws: int) -> int:
             do="leave it out for the default of 3",
         )
     return draws
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise UsageError(
+            "--max-memory",
+            expected="a size, as 8GB or 500MiB",
+            found=repr(text),
+            do="leave it out for no limit",
+        ) from error
+
+
+def _device(name: str) -> str:
+    """Check a device before anything is read.
+
+    Raises:
+        UsageError: If torch does not know it, or cannot reach it here.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            "--device",
+            expected="a device of this machine, as cpu or cuda",
+            found=f"{name!r}: {str(error).splitlines()[0]}",
+            do="leave it out to measure on the CPU",
+        ) from error
+    return name
 
 
 def _default_out(trajectories: Sequence[Trajectory]) -> Path:

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from offaxis.catalog import collect, suggestion
 from offaxis.diagnostics import similarity
-from offaxis.diagnostics.base import Diagnostic
+from offaxis.diagnostics.base import Diagnostic, Tier
+from offaxis.engine import Draws
 from offaxis.errors import CatalogError, UsageError
 
 Storage = Literal["stored", "bf16"]
@@ -39,18 +40,28 @@ class Options:
     Attributes:
         passes: What to measure under which storage.
         overrides: Settings by diagnostic, in place of the defaults.
+        tier: `exact`, or `fast` with its bounds.
         draws: Draws of each random ensemble.
         edge_draws: Further sign-flip draws, which set the noise edge.
         walk_draws: Draws of the nested random walk.
         seed: Key of all draws.
+        device: Where matrices are worked on, as torch names it.
+        max_memory: Bytes that all workers together may hold; no limit by default.
     """
 
     passes: tuple[Pass, ...] = field(default_factory=lambda: (Pass("stored", every_name()),))
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tier: Tier = "exact"
     draws: int = 3
     edge_draws: int = 3
     walk_draws: int = 2
     seed: int = 0
+    device: str = "cpu"
+    max_memory: int | None = None
+
+    def draws_for(self, key: str) -> Draws:
+        """The draws of one unit."""
+        return Draws(self.draws, self.edge_draws, f"{self.seed}|{key}")
 
     @property
     def similarity_ranks(self) -> tuple[int, ...]:
@@ -62,6 +73,7 @@ class Options:
         return {
             "passes": [{"as": p.storage, "diagnostics": list(p.diagnostics)} for p in self.passes],
             "overrides": {name: dict(values) for name, values in self.overrides.items()},
+            "tier": self.tier,
             "draws": self.draws,
             "edge_draws": self.edge_draws,
             "walk_draws": self.walk_draws,

@@ -7,18 +7,17 @@ import torch
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import NullReading, Reading
 from offaxis.diagnostics.similarity import Stage, TopFactors
+from offaxis.engine import generator_for, leading, mean_and_sd
 from offaxis.linalg.ensembles import random_walk
-from offaxis.linalg.spectra import gram_svd
-from offaxis.measurement.evaluate import generator_for, mean_and_sd
 from offaxis.measurement.options import Options
 from offaxis.measurement.units import Cells, Unit, reading_cells
 from offaxis.table import definition
 
-_CURVES = ("delta_spectrum", "left", "right")
-_STEP = ("increment_spectrum", "increment_left", "increment_right")
-_WALK = "seeded draws of a walk with the update's row and column profile and step sizes"
+_CURVES = ("left", "right", "delta_spectrum", "residuals")
+_STEP = ("increment_left", "increment_right", "increment_spectrum", "increment_residuals")
+_WALK = "seeded draws of a walk with the update's row and column profile and step sizes, fast tier"
 
-Sample = Sequence[Sequence[Mapping[str, Reading]]]
+Walks = Sequence[Sequence[Mapping[str, Reading]]]
 
 
 def similarity_cells(
@@ -32,15 +31,15 @@ def similarity_cells(
     if not ranks:
         return rows
     stages = [_stage(unit, before) for before, unit in zip([None, *held[:-1]], held, strict=True)]
-    sizes = [float(unit.tensors(_STEP[0])[_STEP[0]].norm()) for unit in held]
-    walks = [
-        _walk_stages(last["row_rms"], last["col_rms"], sizes, max(ranks), f"{key}|{draw}")
+    sizes = [float(unit.tensors("increment_norm")["increment_norm"]) for unit in held]
+    paths = [
+        _walk(last["row_rms"], last["col_rms"], sizes, max(ranks), f"{key}|{draw}")
         for draw in range(options.walk_draws)
     ]
     for K in ranks:
         named = definition(similarity.VERSION, {"K": K, "final": steps[-1], "as": storage})
-        readings = similarity.similarity(stages, K)
-        sample = [similarity.similarity(walk, K) for walk in walks]
+        readings = similarity.similarity(stages, K, options.tier)
+        sample = [similarity.similarity(walk, K) for walk in _crossed(paths)]
         for index, values in enumerate(readings):
             for quantity, reading in values.items():
                 dimension = m if quantity.startswith("left") else n
@@ -52,7 +51,7 @@ def similarity_cells(
     return rows
 
 
-def _nulls(sample: Sample, index: int, quantity: str, chance: float) -> list[NullReading]:
+def _nulls(sample: Walks, index: int, quantity: str, chance: float) -> list[NullReading]:
     values = [walk[index][quantity].value for walk in sample]
     mean, sd = mean_and_sd(values)
     return [
@@ -68,23 +67,33 @@ def _stage(unit: Unit, before: Unit | None) -> Stage:
     return Stage(cumulative, step, follows)
 
 
-def _factors(s: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> TopFactors | None:
-    return TopFactors(left, right, s) if s[0] > 0 else None
+def _factors(
+    left: torch.Tensor, right: torch.Tensor, s: torch.Tensor, residuals: torch.Tensor
+) -> TopFactors | None:
+    return TopFactors(left, right, s, residuals) if s[0] > 0 else None
 
 
-def _walk_stages(
+Path = Sequence[TopFactors | None]
+
+
+def _walk(
     row_rms: torch.Tensor, col_rms: torch.Tensor, sizes: Sequence[float], K: int, key: str
-) -> list[Stage]:
-    position = torch.zeros(row_rms.numel(), col_rms.numel(), dtype=row_rms.dtype)
-    stages = []
-    for step in random_walk(row_rms, col_rms, sizes, generator_for(key, "walk")):
-        position = position + step
-        stages.append(Stage(_top(position, K), _top(step, K)))
-    return stages
+) -> Path:
+    """The leading factors along one walk; one position is in memory at a time."""
+    path: list[TopFactors | None] = []
+    for position in random_walk(row_rms, col_rms, sizes, generator_for(key, "walk")):
+        found = leading(position, K, "fast")
+        path.append(_factors(*(found[name] for name in _CURVES)))
+    return path
 
 
-def _top(W: torch.Tensor, K: int) -> TopFactors | None:
-    U, s, Vh = gram_svd(W, K)
-    assert U is not None
-    assert Vh is not None
-    return TopFactors(U, Vh.T, s) if s[0] > 0 else None
+def _crossed(paths: Sequence[Path]) -> list[list[Stage]]:
+    """Set each walk beside the next: a step of one is a position of another.
+
+    Both are draws of one Gaussian law up to their size, which no subspace knows, so that a step
+    needs no factorisation of its own.
+    """
+    return [
+        [Stage(here, there) for here, there in zip(path, paths[index - 1], strict=True)]
+        for index, path in enumerate(paths)
+    ]

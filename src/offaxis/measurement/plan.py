@@ -1,26 +1,17 @@
 """What a measurement will read, how much memory it will hold and about how long it will take."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from offaxis.checkpoints.pairing import Pairing, pair
 from offaxis.checkpoints.trajectory import Trajectory, open_checkpoint
 from offaxis.checkpoints.views import View
-from offaxis.linalg.spectra import exact_svd
+from offaxis.diagnostics.base import Tier
 from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
-
-FLOAT64 = 8
-LIVE_MATRICES = 30
-"""Matrices of float64 that a worker holds at most: anchor, current, delta, the checkpoint before,
-their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,41 +32,42 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of weights that the checkpoints hold in measured matrices."""
-        return sum(_stored_bytes(task.view) * (1 + task.num_units) for task in self.tasks)
+        """Bytes of weights that the checkpoints hold in measured tensors."""
+        return sum(task.bytes_to_read for task in self.tasks)
 
     @property
     def peak_bytes(self) -> int:
         """Memory that one worker holds at most, for the largest matrix."""
-        return max(_numel(task.view) for task in self.tasks) * FLOAT64 * LIVE_MATRICES
+        return max(task.peak_bytes for task in self.tasks)
 
     def coverage(self) -> dict[str, Any]:
         """What is measured and what is not, by run, in tensors and in weights."""
-        found = {}
-        for trajectory in self.trajectories:
-            pairing = self.pairing_of[trajectory.run]
-            found[trajectory.run] = {
-                "measured": len(pairing.matrices),
-                "measured_weights": sum(_numel(view) for view in pairing.matrices),
-                "skipped": [skipped._asdict() for skipped in pairing.skipped],
-            }
-        return found
+        return {t.run: coverage(self.pairing_of[t.run]) for t in self.trajectories}
+
+    def core_minutes(self, tier: Tier) -> float:
+        """Estimated time on one core, if nothing is finished yet."""
+        return sum(task.core_seconds(tier) for task in self.tasks) / 60
 
     def describe(self) -> str:
         """The plan in words."""
-        views = len({(task.anchor.digest, task.view.label) for task in self.tasks})
         checkpoints = sum(len(sources) for sources in self.sources.values())
-        skipped = {s.tensor: s.reason for p in self.pairing_of.values() for s in p.skipped}
-        reasons = sorted(set(skipped.values()))
+        kinds = [task.view.kind for task in self.tasks]
+        elements = kinds.count("elements")
+        beside = f" and {elements} tensors by their elements" if elements else ""
+        tier = self.options.tier
         lines = [
-            f"plan: {views} matrices x {checkpoints} checkpoints of {len(self.sources)} run(s), "
-            f"{self.num_units} units",
+            f"plan: {kinds.count('matrix')} matrices{beside} x {checkpoints} checkpoints of "
+            f"{len(self.sources)} run(s), {self.num_units} units, {tier} tier",
             f"      reads {self.bytes_read / 1e6:,.0f} MB, holds at most "
-            f"{self.peak_bytes / 1e6:,.0f} MB a worker, "
-            f"about {self.core_seconds() / 60:.1f} core-minutes if nothing is finished yet",
+            f"{self.peak_bytes / 1e6:,.0f} MB a worker, about {self.core_minutes(tier):.1f} "
+            "core-minutes if nothing is finished yet",
         ]
+        if tier == "exact":
+            lines.append(f"      --tier fast would take about {self.core_minutes('fast'):.1f}")
+        skipped = {s.tensor: s.reason for p in self.pairing_of.values() for s in p.skipped}
         if skipped:
-            lines.append(f"      not measured: {len(skipped)} tensors ({'; '.join(reasons)})")
+            reasons = "; ".join(sorted(set(skipped.values())))
+            lines.append(f"      not measured: {len(skipped)} tensors ({reasons})")
         lines.extend(f"      {note}" for t in self.trajectories for note in t.notes)
         return "\n".join(lines)
 
@@ -85,20 +77,30 @@ class Plan:
             "runs": {run: [s.step for s in sources] for run, sources in self.sources.items()},
             "matrices": len(self.tasks),
             "units": self.num_units,
+            "tier": self.options.tier,
             "bytes_read": self.bytes_read,
             "peak_bytes_per_worker": self.peak_bytes,
-            "core_minutes": round(self.core_seconds() / 60, 2),
+            "core_minutes": round(self.core_minutes(self.options.tier), 2),
+            "core_minutes_fast": round(self.core_minutes("fast"), 2),
             "coverage": self.coverage(),
         }
 
-    def core_seconds(self) -> float:
-        """Estimated time on one core, from one small decomposition timed here."""
-        if not self.tasks:
-            return 0.0
-        o = self.options
-        decompositions = 3 + 0.4 * (2 * 2 * o.draws + o.edge_draws)
-        flops = sum(_cost(task.view) * task.num_units for task in self.tasks)
-        return _seconds_per_cost() * decompositions * flops
+
+def master_precision(trajectory: Trajectory) -> str:
+    """The format that held the weights in training, where the run's manifest says it."""
+    precision = trajectory.manifest.get("precision") or {}
+    return str(precision.get("weights", "unknown"))
+
+
+def coverage(pairing: Pairing) -> dict[str, Any]:
+    """What of one run is measured as matrices, what by its elements only, and what is skipped."""
+    return {
+        "measured": len(pairing.matrices),
+        "measured_weights": sum(view.numel for view in pairing.matrices),
+        "elements_only": [view.tensor for view in pairing.elements],
+        "elements_only_weights": sum(view.numel for view in pairing.elements),
+        "skipped": [skipped._asdict() for skipped in pairing.skipped],
+    }
 
 
 Identify = Callable[[Path], str]
@@ -137,35 +139,12 @@ def make_plan(
         pairing_of[run] = pairings[-1]
         present = [Source(c.step, c.path, identify(c.path)) for c in trajectory.checkpoints]
         sources[run] = tuple(sorted([*present, *(gone or {}).get(run, ())]))
-        for view in pairing_of[run].matrices:
-            shared.setdefault((anchor.digest, view), []).append(Series(run, sources[run]))
+        for view in (*pairing_of[run].matrices, *pairing_of[run].elements):
+            series = Series(run, sources[run], master_precision(trajectory))
+            shared.setdefault((anchor.digest, view), []).append(series)
     tasks = [
         Task(view, anchors[digest], tuple(series), results, options)
         for (digest, view), series in shared.items()
     ]
-    tasks.sort(key=lambda task: _cost(task.view) * task.num_units, reverse=True)
+    tasks.sort(key=lambda task: task.core_seconds(options.tier), reverse=True)
     return Plan(trajectories, sources, anchor_of, pairing_of, tasks, results, options)
-
-
-def _numel(view: View) -> int:
-    return view.rows * view.cols
-
-
-def _stored_bytes(view: View) -> int:
-    itemsize: int = getattr(torch, view.dtype).itemsize
-    return _numel(view) * itemsize
-
-
-def _cost(view: View) -> float:
-    p, q = sorted((view.rows, view.cols))
-    return float(p) * p * q
-
-
-def _seconds_per_cost() -> float:
-    side, times = 192, []
-    W = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for _ in range(3):
-        begun = time.perf_counter()
-        exact_svd(W)
-        times.append(time.perf_counter() - begun)
-    return min(times) / side**3

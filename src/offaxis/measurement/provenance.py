@@ -1,21 +1,19 @@
 """The manifest of a results folder: what was measured, of what, by which definitions."""
 
 import platform
+from importlib.metadata import version
 from typing import Any
-
-import numpy
-import pyarrow
-import safetensors
-import torch
 
 import offaxis
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.diagnostics import similarity
 from offaxis.measurement.options import Options, Storage, diagnostics
-from offaxis.measurement.plan import Plan
+from offaxis.measurement.plan import Plan, coverage
 
 ANCHOR_DIGITS = 12
 """How many hexadecimal digits of its hash name an anchor in the tables."""
+
+_LIBRARIES = ("numba", "numpy", "pyarrow", "safetensors", "scipy", "torch")
 
 Runs = dict[str, dict[str, Any]]
 
@@ -46,19 +44,18 @@ def manifest(
     skipped = {s["tensor"]: s["reason"] for run in ordered for s in run["coverage"]["skipped"]}
     return {
         "offaxis": offaxis.__version__,
+        "tier": options.tier,
         "definitions": definitions(),
         "runs": ordered,
         "anchors": [{"id": name, "sha256": anchors[name]} for name in sorted(anchors)],
         "coverage": {
             "measured": max(run["coverage"]["measured"] for run in ordered),
+            "elements_only": sorted({t for run in ordered for t in run["coverage"]["elements_only"]}),
             "skipped": [{"tensor": t, "reason": skipped[t]} for t in sorted(skipped)],
         },
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "pyarrow": pyarrow.__version__,
-            "safetensors": safetensors.__version__,
+            **{name: version(name) for name in _LIBRARIES},
         },
         "study": study if study is not None else held.get("study"),
     }
@@ -112,9 +109,5 @@ def _run_entry(
         "options": options.as_dict(),
         "checkpoint_sha256": {str(s.step): s.digest for s in sources},
         "checkpoint_paths": {str(s.step): str(s.path.resolve()) for s in sources},
-        "coverage": {
-            "measured": len(pairing.matrices),
-            "measured_weights": sum(view.rows * view.cols for view in pairing.matrices),
-            "skipped": [skipped._asdict() for skipped in pairing.skipped],
-        },
+        "coverage": coverage(pairing),
     }

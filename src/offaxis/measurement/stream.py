@@ -1,6 +1,6 @@
 """Matrices outside, checkpoints inside: the anchor is factored once and serves every checkpoint."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +12,18 @@ from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.trajectory import open_checkpoint
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
-from offaxis.diagnostics.base import Diagnostic, Matrix, WeightUpdate
-from offaxis.diagnostics.rotation import rotation_angles
+from offaxis.diagnostics.base import Diagnostic, Tier
+from offaxis.engine import (
+    PreparedAnchor,
+    Stored,
+    evaluate,
+    leading_factors,
+    prepare,
+    request_for,
+)
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
-from offaxis.measurement import units
-from offaxis.measurement.evaluate import Draws, evaluate
+from offaxis.measurement import cost, units
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
@@ -37,10 +43,11 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints of one run, ascending."""
+    """The checkpoints of one run, ascending, and the format that held its weights in training."""
 
     run: str
     checkpoints: tuple[Source, ...]
+    master: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -59,19 +66,41 @@ class Task:
         present = sum(not source.is_gone for s in self.series for source in s.checkpoints)
         return len(self.options.passes) * present
 
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of stored weights, each checkpoint read once, and once more as the one before."""
+        return cost.stored_bytes(self.view) * (1 + self.num_units)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that the task holds at most, beside the interpreter."""
+        return cost.peak_bytes(self.view, self.options.tier)
+
+    def core_seconds(self, tier: Tier) -> float:
+        """Estimated time on one core by a tier, if no unit is finished."""
+        o = self.options
+        return cost.seconds(self.view, tier, self.num_units, 2 * o.draws + o.edge_draws)
+
 
 def run_task(task: Task) -> int:
     """Measure what is not measured yet; return how many units were made."""
     made = 0
     for each in task.options.passes:
-        anchor: Matrix | None = None
-        for series in task.series:
-            for job in _missing(task, series, each):
-                if anchor is None:
-                    anchor = Matrix(_read(open_checkpoint(task.anchor.path), task.view, each))
-                _make(job, anchor)
-                made += 1
+        jobs = [job for series in task.series for job in _missing(task, series, each)]
+        if not jobs:
+            continue
+        anchor = _prepared(task, each, {name: d for job in jobs for name, d in job.chosen.items()})
+        for job in jobs:
+            _make(job, anchor)
+        made += len(jobs)
     return made
+
+
+def _names(view: View, names: Collection[str]) -> set[str]:
+    """The diagnostics that a view can have: of its elements alone, those that count them."""
+    if view.kind == "matrix":
+        return set(names)
+    return {name for name, item in diagnostics().items() if name in names and item.of_elements}
 
 
 @dataclass(frozen=True)
@@ -80,7 +109,7 @@ class _Job:
 
     task: Task
     storage: Pass
-    run: str
+    series: Series
     source: Source
     reader: CheckpointReader
     before: Source
@@ -108,22 +137,21 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
         held = units.load(unit_path(task, series, source, each.storage))
         reader = open_checkpoint(source.path)
         dtype = reader.tensors()[task.view.tensor].dtype
-        names = set(each.diagnostics)
+        names = _names(task.view, each.diagnostics)
         wanted = _provenance(task, each, (source, dtype), present, names)
         if held is None or not held.provenance.covers(wanted, {before.digest, present.digest}):
             if held is not None:  # keep what was measured before beside what is asked for now
                 names |= held.provenance.definitions.keys() & {*known, similarity.NAME}
             provenance = _provenance(task, each, (source, dtype), present, names)
             chosen = {name: item for name, item in known.items() if name in names}
-            yield _Job(task, each, series.run, source, reader, present, provenance, chosen)
+            yield _Job(task, each, series, source, reader, present, provenance, chosen)
         before = present = source
 
 
 def _provenance(
     task: Task, each: Pass, current: tuple[Source, str], before: Source, names: Collection[str]
 ) -> units.Provenance:
-    p = min(task.view.rows, task.view.cols)
-    o = task.options
+    p, o = min(task.view.shape), task.options
     named = {
         name: definition(item.version, item.resolve(p, o.overrides.get(name, {})))
         for name, item in diagnostics().items()
@@ -140,74 +168,76 @@ def _provenance(
         view=task.view.view,
         storage=each.storage,
         dtype=current[1],
+        tier=o.tier,
         draws=f"{o.draws}+{o.edge_draws}, seed {o.seed}",
         definitions=named,
     )
 
 
-def _make(job: _Job, anchor: Matrix) -> None:
-    view, each = job.task.view, job.storage
-    current = _read(job.reader, view, each)
-    before = anchor.W if job.before is job.task.anchor else _read_source(job.before, view, each)
+def _prepared(task: Task, each: Pass, chosen: Mapping[str, Diagnostic]) -> PreparedAnchor:
+    o = task.options
+    W = _read(open_checkpoint(task.anchor.path), task.view, each).to(o.device)
+    request = request_for(chosen, o.overrides, task.view.shape, o.tier, _num_leading(task))
+    return prepare(W, request)
+
+
+def _num_leading(task: Task) -> int:
+    """How many singular vectors of the update are kept."""
+    ranks = similarity.ranks_for(min(task.view.shape), task.options.similarity_ranks)
+    return max(ranks, default=1)
+
+
+def _make(job: _Job, anchor: PreparedAnchor) -> None:
+    view, each, o = job.task.view, job.storage, job.task.options
+    current = _read(job.reader, view, each).to(o.device)
+    key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    update = WeightUpdate(
-        anchor, Matrix(current), Matrix(current - anchor.W), getattr(torch, stored)
-    )
-    o = job.task.options
-    key = f"{o.seed}|{job.run}|{job.source.step}|{view.label}|{each.storage}"
-    evaluated = evaluate(
-        update, list(job.chosen.values()), o.overrides, Draws(o.draws, o.edge_draws, key)
-    )
+    held = Stored(current, getattr(torch, stored), job.series.master)
+    found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
     is_mixed = each.storage == "stored" and stored != view.dtype
     flags = ("mixed_precision",) if is_mixed else ()
-    readings, nulls = units.cells(evaluated, each.storage, flags)
-    path = job.task.results.factors(job.run, job.source.step, f"{view.label}.{each.storage}")
-    tensors = _tensors(update, Matrix(current - before), job)
+    readings, nulls = units.cells(found.evaluated, each.storage, flags)
+    tensors = dict(found.kept)
+    if similarity.NAME in job.provenance.definitions:
+        tensors |= _increment(job, found.kept, anchor, current)
+    path = job.task.results.factors(job.series.run, job.source.step, f"{view.label}.{each.storage}")
     units.save(path, job.provenance, readings, nulls, tensors)
 
 
-def _tensors(update: WeightUpdate, step: Matrix, job: _Job) -> dict[str, Tensor]:
-    """What later stages build on: factors, profiles and curves."""
-    delta = update.delta
-    K = max(similarity.ranks_for(delta.p, job.task.options.similarity_ranks), default=1)
-    tensors = {
-        "delta_spectrum": delta.s,
-        "row_rms": delta.W.square().mean(1).sqrt(),
-        "col_rms": delta.W.square().mean(0).sqrt(),
-        "left": delta.left(K),
-        "right": delta.right(K),
-    }
-    if similarity.NAME in job.provenance.definitions:
-        tensors["increment_spectrum"] = step.s
-        tensors["increment_left"], tensors["increment_right"] = step.left(K), step.right(K)
-    if "spectral_shift" in job.chosen or "rotation" in job.chosen:
-        tensors["anchor_spectrum"], tensors["current_spectrum"] = update.anchor.s, update.current.s
-    if "rotation" in job.chosen:
-        item = job.chosen["rotation"]
-        k = item.resolve(delta.p, job.task.options.overrides.get("rotation", {}))["k"]
-        if 1 <= k <= delta.p:
-            left, right = rotation_angles(update, k)
-            tensors["angles_left"], tensors["angles_right"] = map(_vector, (left, right))
-    return tensors
+_OF_STEP = {
+    "left": "increment_left",
+    "right": "increment_right",
+    "delta_spectrum": "increment_spectrum",
+    "residuals": "increment_residuals",
+    "norm": "increment_norm",
+}
 
 
-def _vector(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _read_source(source: Source, view: View, each: Pass) -> Tensor:
-    return _read(open_checkpoint(source.path), view, each)
+def _increment(
+    job: _Job, kept: Mapping[str, Tensor], anchor: PreparedAnchor, current: Tensor
+) -> dict[str, Tensor]:
+    """The leading factors of the step since the checkpoint before; at the first, of the update."""
+    if job.before is job.task.anchor:
+        step = kept
+    else:
+        o = job.task.options
+        before = _read(open_checkpoint(job.before.path), job.task.view, job.storage).to(o.device)
+        step = leading_factors(before, current, _num_leading(job.task), o.tier)
+    return {name: step[ours] for ours, name in _OF_STEP.items()}
 
 
 def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:
-    """Read one matrix in float64, as stored or as a bf16 file would have held it."""
-    W = reader.read(view.tensor, view.entry).to(torch.float64)
+    """Read one matrix as stored, or as a bf16 file would have held it."""
+    W = reader.read(view.tensor, view.entry).reshape(view.shape)
+    if each.storage == "bf16":
+        W = rounding.narrowed(W)
     bad = int((~W.isfinite()).sum())
     if bad:
         raise CheckpointError(
             f"tensor {view.label!r} in {reader.path}",
             expected="finite weights",
-            found=f"{bad} of {W.numel()} entries NaN or infinite",
+            found=f"{bad} of {W.numel()} entries NaN or infinite"
+            + (" once cast to bfloat16" if each.storage == "bf16" else ""),
             do="find the step at which training diverged and measure up to the one before it",
         )
-    return rounding.cast(W, torch.bfloat16) if each.storage == "bf16" else W
+    return W

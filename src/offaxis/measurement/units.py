@@ -4,11 +4,15 @@ A unit is a safetensors file. Its tensors are what later stages build on (traini
 subspace, the monitor, similarity over time), in float64:
 
     left, right             the top singular vectors of the delta, as columns, K of them
-    delta_spectrum          all singular values of the delta, descending
-    increment_left, increment_right, increment_spectrum   the same of the step since the
-                            checkpoint before
+    delta_spectrum          singular values of the delta, descending: all of them in the exact tier,
+                            the leading ones in the fast one
+    residuals               norm of what each pair of vectors leaves of its singular value
+    increment_left, increment_right, increment_spectrum, increment_residuals   the same of the step
+                            since the checkpoint before, leading values only
+    increment_norm          Frobenius norm of that step
     row_rms, col_rms        root mean square of the delta's rows and columns
-    anchor_spectrum, current_spectrum, angles_left, angles_right   the curves, where measured
+    anchor_spectrum, current_spectrum, angles_left, angles_right, inside   the curves, where
+                            measured
 
 Its metadata holds, as JSON under `unit`, what it was made from and the readings and nulls.
 """
@@ -25,10 +29,10 @@ from torch import Tensor
 
 from offaxis.diagnostics.base import NullReading, Reading
 from offaxis.files import write_atomically
-from offaxis.measurement.evaluate import Evaluated
+from offaxis.engine import Evaluated
 from offaxis.table import definition
 
-FORMAT = "2"
+FORMAT = "3"
 
 Cells = list[list[Any]]
 
@@ -44,6 +48,7 @@ class Provenance:
     view: str
     storage: str
     dtype: str
+    tier: str
     draws: str
     definitions: Mapping[str, str]
 
@@ -104,7 +109,7 @@ def reading_cells(
     """Lay one reading out in the order of READING_CELLS; `head` holds the first three."""
     beside = (null.null, null.mean, null.sd) if null else ("none", None, None)
     joined = ";".join((*reading.flags, *flags))
-    return [*head, reading.value, unit, *beside, "exact", reading.error_bound, joined]
+    return [*head, reading.value, unit, *beside, reading.tier, reading.error_bound, joined]
 
 
 def cells(

@@ -97,9 +97,10 @@ def _matches(settings: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 
 def linear_only(readings: pa.Table) -> pa.Table:
-    """Keep the matrices that averages are made of."""
+    """Keep the matrices that averages are made of; vectors are none."""
     out = pc.is_in(readings["role"], value_set=pa.array(LEFT_OUT_ROLES, pa.string()))
-    return readings.filter(pc.invert(pc.fill_null(out, False)))
+    vector = pc.equal(readings["cols"], 1)
+    return readings.filter(pc.invert(pc.fill_null(pc.or_(out, vector), False)))
 
 
 def build_frame(readings: pa.Table) -> Frame:

@@ -74,23 +74,36 @@ NULL_WORDS = {
     "format",
     "random_walk": "a random walk whose steps between checkpoints have the same sizes",
     "chance": "a random subspace or mask of the same size",
+    "stratified": "the same changes, placed at random inside each binade of the weights",
+    "independence": "no relation between change and mask inside any binade",
+    "open_gates": "the law of the update seen where every change is visible",
+    "everything_visible": "a file that shows the whole update",
+    "isotropic": "an update without preferred directions",
+    "marchenko_pastur": "independent entries of one size",
 }
 
 # What stands in the null column where no null could be computed.
 NO_NULL = "none"
 
 FLAG_WORDS = {
+    "below_resolution": "the angle is smaller than what is resolved",
     "boundary": "the largest angle may be a swap at the boundary of the subspace",
     "checkpoint_missing": "the checkpoint before is no longer there: the increment spans several",
     "final_checkpoint": "compared with itself",
     "first_checkpoint": "has no increment before it",
+    "few_open_gates": "too few weights show every change to predict the others",
+    "hidden_update": "bf16 shows less than half of the update, and not its shape",
     "k_outside_dimension": "k is not smaller than the matrix",
     "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
+    "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
     "no_visible_change": "no entry changed in bf16",
     "rank_deficient": "the anchor has fewer than k directions",
+    "off_grid": "the anchor is not made of bf16 values",
+    "subspace_unresolved": "the last of the K directions is not told from the next",
     "tail_undefined": "fewer than two, equal or unresolved top singular values",
     "tied_gap": "the k-th and the next singular value are equal",
+    "vector": "no matrix, and no directions",
     "zero_anchor": "the anchor is zero",
     "zero_update": "nothing moved",
 }
@@ -99,16 +112,23 @@ DEFINITION_WORDS = {
     "sparsity": "Share of entries whose bf16 values before and after (a, b) agree: "
     "|b - a| ≤ eta · max(|a|, |b|). For bf16 values this is equality.",
     "rotation": "Principal angles between the leading k singular subspaces of the anchor and of "
-    "the checkpoint, on the output (left) and input (right) side.",
+    "the checkpoint, on the output (left) and input (right) side; angles into a slightly larger "
+    "subspace (contained) and the share of energy lost.",
     "spectral_shift": "Distance of the two lists of singular values over the length of the "
     "anchor's. Never above the relative norm.",
+    "gate": "Whether weights whose changes show predict those of larger ones (consistency), and "
+    "what share of the update's norm bf16 shows (visible fraction).",
+    "principal_energy": "Share of the delta's energy between the anchor's leading k directions on "
+    "both sides.",
     "masks": "Of the entries that changed in bf16, the share inside a mask: the alpha largest of "
     "the anchor's best approximation of the given rank (principal), or the alpha smallest of the "
-    "anchor (low magnitude).",
+    "anchor (low magnitude). Odds ratio: of change inside the principal mask against outside it, "
+    "binade by binade.",
     "norm": "Frobenius norm of the delta, the same over the anchor's, and its largest singular "
     "value.",
     "rank": "Stable rank ‖dW‖²_F / ‖dW‖²₂; effective rank, the exponential of the entropy of the "
-    "singular values; spikes above the noise edge; share of energy in the first 16 directions.",
+    "singular values; spikes above the noise edge, and their size freed of noise; share of energy "
+    "in the first 16 directions.",
     "tail": "Hill exponent of the k largest singular values of the delta; smaller is heavier.",
     "similarity": "Share that the leading K directions of the update so far have in common with "
     "those at the end (to_final) or with those of the next increment (increment), in [0, 1].",

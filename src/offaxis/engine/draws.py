@@ -1,0 +1,127 @@
+"""Nulls by draw: the diagnostics themselves, read on random updates of the same anchor."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from offaxis.diagnostics.base import Diagnostic, Need, NullReading, Settings, Tier, WeightUpdate
+from offaxis.engine import exact, fast
+from offaxis.engine.anchor import PreparedAnchor
+from offaxis.engine.seeds import seed_for
+from offaxis.engine.parts import Parts
+from offaxis.linalg.elementwise import Counts, combined, count
+from offaxis.linalg.ensembles import flip_signs_, permute_
+
+ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
+
+Settled = Sequence[tuple[Diagnostic, Settings]]
+
+_SMALL = 256
+"""Up to this dimension the exact tier is as quick as the fast one."""
+
+_ROWS = 1024
+
+
+class Draws(NamedTuple):
+    """How many random updates of each ensemble, and the key they are drawn from."""
+
+    each: int
+    edge: int
+    key: str
+
+
+def noise_edge(delta: Tensor, draws: Draws) -> float:
+    """The largest singular value that the update shows under random signs.
+
+    The signs stay on: one who needs the update itself has read it before.
+    """
+    largest = -math.inf
+    for index in range(draws.edge):
+        flip_signs_(delta, seed_for(draws.key, "edge", index))
+        largest = max(largest, fast.largest_value(delta, seed_for(draws.key, "lanczos", index)))
+    return largest if draws.edge else math.inf
+
+
+def drawn_nulls(
+    anchor: PreparedAnchor, update: WeightUpdate, delta: Tensor, settled: Settled, draws: Draws
+) -> dict[tuple[str, str], list[NullReading]]:
+    """Return the nulls of every (diagnostic, quantity) that an ensemble gives.
+
+    Each random update is made in the buffer of the one before: signs drawn on signs and an order
+    drawn on an order are as random as on the update itself.
+    """
+    nulls: dict[tuple[str, str], list[NullReading]] = {}
+    for ensemble, randomise in ENSEMBLES.items():
+        wanted = [(item, settings) for item, settings in settled if ensemble in item.ensembles]
+        if not wanted or update.is_zero:
+            continue
+        values: dict[tuple[str, str], list[float | None]] = {}
+        tiers: dict[str, set[Tier]] = {}
+        needs = frozenset(need for item, _ in wanted for need in item.needs)
+        for index in range(draws.each):
+            randomise(delta, seed_for(draws.key, ensemble, index))
+            seed = seed_for(draws.key, ensemble, index, "start")
+            drawn = _facts(anchor, update, delta, needs, seed)
+            for item, settings in wanted:
+                for quantity, reading in item.function(drawn, **settings).items():
+                    values.setdefault((item.name, quantity), []).append(reading.value)
+                    tiers.setdefault(item.name, set()).add(reading.tier)
+        for (name, quantity), sample in values.items():
+            method = f"seeded draws, {' and '.join(sorted(tiers[name]))} tier"
+            summary = NullReading(ensemble, *mean_and_sd(sample), len(sample), method)
+            nulls.setdefault((name, quantity), []).append(summary)
+    return nulls
+
+
+def _facts(
+    anchor: PreparedAnchor, update: WeightUpdate, delta: Tensor, needs: frozenset[Need], seed: int
+) -> WeightUpdate:
+    """The facts of a random update, by the quicker engine whose bounds are met."""
+    if "counts" in needs:
+        counts = {eta: _counted(anchor, delta, eta) for eta in update.counts}
+        update = replace(update, counts=counts)
+    if not needs - {"counts"}:
+        return update
+    if anchor.facts.p <= _SMALL:
+        return _exactly(anchor, update, delta, needs).of(update)
+    found = fast.decompose(anchor, delta, update.norm, seed, needs=needs, drawn=True)
+    if fast.lacks(found, anchor.request, needs):
+        found = found.beside(_exactly(anchor, update, delta, needs - {"spectrum"}))
+    return found.of(update)
+
+
+def _exactly(
+    anchor: PreparedAnchor, update: WeightUpdate, delta: Tensor, needs: frozenset[Need]
+) -> Parts:
+    found = Parts()
+    if needs & {"shift", "rotation"} and anchor.basis is not None:
+        found = exact.movement(anchor, delta.double().add_(anchor.W), needs)
+    if "spectrum" in needs:
+        found = found.beside(exact.of_delta(delta, norm=update.norm, vectors=0))
+    return found.beside(fast.blocks(anchor, delta, update.norm)) if "blocks" in needs else found
+
+
+def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
+    """Count a random update's changes, in stretches so that its end point is never whole."""
+    parts = []
+    for start in range(0, delta.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        W = anchor.W[rows]
+        codes = None if anchor.codes is None else anchor.codes[rows]
+        parts.append(count(W, W.to(delta.dtype) + delta[rows], codes, eta))
+    return combined(parts)
+
+
+def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over draws; None if any draw is not defined, or for one."""
+    values = [value for value in sample if value is not None]
+    if not values or len(values) < len(sample):
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

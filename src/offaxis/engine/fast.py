@@ -1,0 +1,137 @@
+"""The fast tier: the update in the anchor's singular basis, Lanczos for its top, with bounds."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from offaxis.diagnostics.base import Blocks, Estimate, Need, Rotation, Shift, Side, Spectrum
+from offaxis.engine.anchor import PreparedAnchor
+from offaxis.engine.parts import Parts, angles_of
+from offaxis.engine.request import Request
+from offaxis.linalg import turning
+from offaxis.linalg.lanczos import TopSingular, top_singular
+from offaxis.linalg.projection import Projection, energy_inside, project
+from offaxis.linalg.quadrature import effective_rank
+from offaxis.linalg.shift import spectral_shift
+
+_COARSE = 2e-3  # relative error of the energy in blocks, from products of bfloat16 factors
+
+
+def decompose(
+    anchor: PreparedAnchor,
+    delta: Tensor,
+    norm: float,
+    seed: int,
+    *,
+    needs: frozenset[Need],
+    drawn: bool = False,
+) -> Parts:
+    """Return the parts whose bounds are met; what is missing is for the exact tier.
+
+    Args:
+        anchor: The prepared matrix.
+        delta: The update.
+        norm: Its Frobenius norm, above 0.
+        seed: Of the start vectors.
+        needs: The parts wanted.
+        drawn: For a random update, of which the leading blocks are enough and no vectors are kept.
+    """
+    request = anchor.request
+    top = top_singular(delta, _wanted(request, drawn=drawn), seed=seed)
+    found = Parts(kept={} if drawn else leading_of(top, request.vectors))
+    if "spectrum" in needs:
+        found = found.beside(Parts(spectrum=_spectrum(delta, top, norm, seed)))
+    if anchor.basis is None or anchor.facts.is_zero or not needs & {"shift", "rotation", "blocks"}:
+        return found
+    whole = "blocks" in needs and not drawn
+    projection = project(anchor.basis, delta, max(request.k, 1), whole=whole)
+    shift = _shift(projection) if "shift" in needs else None
+    rotation = _rotation(projection, top) if "rotation" in needs and request.k else None
+    blocks = _blocks(projection, norm) if "blocks" in needs else None
+    kept = {} if drawn or rotation is None else angles_of(rotation)
+    if blocks is not None and whole:
+        kept["inside"] = blocks.inside
+    return found.beside(Parts(shift=shift, rotation=rotation, blocks=blocks, kept=kept))
+
+
+def lacks(found: Parts, request: Request, needs: frozenset[Need]) -> bool:
+    """Whether the bound of something that was asked for was not met."""
+    no_shift = "shift" in needs and found.shift is None
+    return no_shift or ("rotation" in needs and request.k > 0 and found.rotation is None)
+
+
+def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float) -> Parts:
+    """Return the energy in the anchor's principal blocks alone."""
+    if anchor.basis is None or anchor.facts.is_zero:
+        return Parts()
+    found = _blocks(project(anchor.basis, delta, max(anchor.request.k, 1)), norm)
+    return Parts(blocks=found, kept={"inside": found.inside})
+
+
+def largest_value(delta: Tensor, seed: int) -> float:
+    """Return an upper estimate of the largest singular value: the value found, and its bound."""
+    top = top_singular(delta, 1, seed=seed)
+    return float(top.s[0] + top.bound[0])
+
+
+def leading_of(top: TopSingular, vectors: int) -> dict[str, Tensor]:
+    """Leading vectors, values and residuals under the names by which units keep them."""
+    return {
+        "left": top.left[:, :vectors].double(),
+        "right": top.right[:, :vectors].double(),
+        "delta_spectrum": top.s,
+        "residuals": top.residual[:vectors],
+    }
+
+
+def _wanted(request: Request, *, drawn: bool) -> int:
+    return request.values if not drawn else max(request.values - request.vectors, 1)
+
+
+def _spectrum(delta: Tensor, top: TopSingular, norm: float, seed: int) -> Spectrum:
+    return Spectrum(
+        top=top.s,
+        bound=top.bound,
+        energy=norm**2,
+        effective_rank=Estimate(*effective_rank(delta, seed=seed, top=top)),
+        is_whole=top.s.numel() == min(delta.shape),
+        tier="fast",
+    )
+
+
+def _shift(projection: Projection) -> Shift | None:
+    found = spectral_shift(projection)
+    if not math.isfinite(found.bound):
+        return None
+    return Shift(Estimate(found.value, found.bound), "fast")
+
+
+def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
+    above = float(top.s[0] + top.bound[0])
+    found = turning.turned_angles(projection, spectral_norm=above)
+    if not found.met:
+        return None
+    left, right = (
+        Side(side.angles, side.containment, Estimate(side.energy_lost, found.energy_bound))
+        for side in (found.left, found.right)
+    )
+    return Rotation(
+        k=projection.k,
+        left=left,
+        right=right,
+        bound=found.bound,
+        mean_bound=found.mean_bound,
+        contained_bound=found.containment_bound,
+        floor=found.floor,
+        tier="fast",
+    )
+
+
+def _blocks(projection: Projection, norm: float) -> Blocks:
+    if projection.rest is not None:
+        inside = energy_inside(projection)
+    else:
+        corner = projection.P_top[:, : projection.t].double().square()
+        inside = corner.cumsum(0).cumsum(1).diagonal() * projection.unit**2
+    return Blocks((inside / norm**2).clamp(max=1), _COARSE)

@@ -1,0 +1,38 @@
+"""The leading singular vectors of an update, as later stages build on them."""
+
+import torch
+from torch import Tensor
+
+from offaxis.diagnostics.base import Tier
+from offaxis.engine import exact
+from offaxis.engine.fast import leading_of
+from offaxis.engine.seeds import seed_for
+from offaxis.linalg.lanczos import top_singular
+from offaxis.linalg.sums import difference, frobenius
+
+_CONVERGED = 1e-12  # residual, as a share of the largest value, at which Lanczos is exact
+_STEPS = 400
+
+
+def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
+    """Return leading vectors, values and residuals of an update, and its norm.
+
+    The exact tier takes them by Lanczos to rounding, or from the whole spectrum where that does not
+    converge, as on noise.
+    """
+    wanted = min(vectors + 1, min(delta.shape))
+    seed = seed_for("leading", *delta.shape)
+    if tier == "fast":
+        found = leading_of(top_singular(delta, wanted, seed=seed), vectors)
+    else:
+        top = top_singular(
+            delta, wanted, seed=seed, tolerance=_CONVERGED, max_steps=_STEPS, double=True
+        )
+        is_done = bool((top.residual[:vectors] <= _CONVERGED * top.s[0]).all())
+        found = leading_of(top, vectors) if is_done else exact.leading(delta, vectors)
+    return found | {"norm": torch.tensor(frobenius(delta), dtype=torch.float64)}
+
+
+def leading_factors(before: Tensor, after: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
+    """Return the leading factors of the step from one checkpoint's matrix to another's."""
+    return leading(difference(before, after), vectors, tier)

@@ -1,0 +1,77 @@
+"""What the chosen diagnostics need to know of one matrix, gathered so that it is computed once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from offaxis.diagnostics.base import Diagnostic, Need, Settings, Tier
+from offaxis.diagnostics.rank import TOP
+
+
+@dataclass(frozen=True)
+class Request:
+    """The facts to compute, and the settings that they depend on.
+
+    Attributes:
+        tier: By which engine.
+        needs: The parts of an update's facts.
+        etas: Tolerances at which changes are counted.
+        alpha: Share of the masks; 0 where none is wanted.
+        rank: Of the principal mask's reconstruction.
+        k: Of the top subspaces whose rotation is wanted; 0 where none is.
+        vectors: Leading singular vectors of dW that are kept.
+        values: Leading singular values of dW that are wanted in any tier.
+    """
+
+    tier: Tier
+    needs: frozenset[Need]
+    etas: tuple[float, ...] = ()
+    alpha: float = 0.0
+    rank: int = 0
+    k: int = 0
+    vectors: int = 1
+    values: int = 1
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the anchor's singular basis is needed."""
+        return self.alpha > 0 or bool(self.needs & {"shift", "rotation", "blocks"})
+
+    @property
+    def top(self) -> int:
+        """How many of the anchor's leading singular vectors are needed in float64."""
+        return max(self.k, self.rank)
+
+
+def request_for(
+    chosen: Mapping[str, Diagnostic],
+    overrides: Mapping[str, Settings],
+    shape: tuple[int, int],
+    tier: Tier,
+    vectors: int,
+) -> Request:
+    """Gather what diagnostics need of a matrix of this shape.
+
+    A part whose settings do not fit the matrix is left out: its diagnostic says so.
+    """
+    p = min(shape)
+    settings: dict[str, Mapping[str, Any]] = {
+        name: item.resolve(p, overrides.get(name, {})) for name, item in chosen.items()
+    }
+    needs = {need for item in chosen.values() for need in item.needs}
+    k = settings.get("rotation", settings.get("principal_energy", {})).get("k", 0)
+    if not 1 <= k <= p:
+        k = 0
+        needs -= {"rotation"}
+    masks = settings.get("masks", {})
+    values = [vectors + 1, TOP, settings.get("tail", {}).get("k", 1)]
+    return Request(
+        tier=tier,
+        needs=frozenset(needs),
+        etas=tuple(sorted({s["eta"] for s in settings.values() if "eta" in s})),
+        alpha=masks.get("alpha", 0.0),
+        rank=min(masks.get("rank", 0), p),
+        k=k,
+        vectors=min(vectors, p),
+        values=min(max(values), p),
+    )
