@@ -1,0 +1,212 @@
+"""The largest singular values and vectors by Golub-Kahan-Lanczos bidiagonalisation."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from offaxis.linalg.products import in_units, product, unit_of
+
+_CHECK_EVERY = 4
+_COPY_STEPS = 16  # enough to see a value equal to one that was found
+
+
+class TopSingular(NamedTuple):
+    r"""The K largest singular triples that were found, values descending.
+
+    Attributes:
+        left: Left vectors, as columns.
+        s: Their values, Rayleigh-Ritz approximations from below.
+        right: Right vectors, as columns.
+        residual: $\lVert A^\top u - s v\rVert$ of each triple, in the units of A.
+        bound: Absolute error of each value.
+        steps: Products with A and its transpose that were taken.
+    """
+
+    left: Float[Tensor, "m K"]
+    s: Float64[Tensor, " K"]
+    right: Float[Tensor, "n K"]
+    residual: Float64[Tensor, " K"]
+    bound: Float64[Tensor, " K"]
+    steps: int
+
+
+class Chain(NamedTuple):
+    """A bidiagonalisation A V = U B, A'U = V B' + remainder v e': B is upper bidiagonal."""
+
+    left: Float[Tensor, "m j"]
+    right: Float[Tensor, "n j"]
+    diagonal: list[float]
+    above: list[float]
+
+    def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The SVD of B and the residual of each triple."""
+        size = len(self.diagonal)
+        B = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
+        B += torch.diag(torch.tensor(self.above[: size - 1], dtype=torch.float64), 1)
+        P, s, Qh = torch.linalg.svd(B)
+        return P, s, Qh.T, self.above[size - 1] * P[-1].abs()
+
+
+def top_singular(
+    D: Float[Tensor, "m n"],
+    K: int = 1,
+    *,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    max_steps: int = 64,
+    double: bool = False,
+) -> TopSingular:
+    r"""Return the K largest singular triples of a matrix.
+
+    Full reorthogonalisation; the start vector comes from `seed` alone. Each value is never above
+    the true one but for rounding. Its error is at most its residual r, and $r^2/2g$ (Kato-Temple)
+    with g the gap to the next value found; for K > 1 a second start vector looks for further
+    copies of equal values.
+
+    Args:
+        D: The matrix.
+        K: How many triples; at most min(m, n) are returned.
+        seed: Of the start vectors.
+        tolerance: Residual, as a share of the largest value, at which to stop.
+        max_steps: Most steps of one bidiagonalisation. What was reached is in `residual`.
+        double: Work in float64 instead of float32.
+
+    Returns:
+        The triples. The vectors of a value 0 are arbitrary.
+
+    Source:
+        Golub & Kahan 1965, doi:10.1137/0702016; Parlett 1998, "The Symmetric Eigenvalue Problem",
+        section 11.5.
+    """
+    dtype = torch.float64 if double else torch.float32
+    unit = unit_of(float(D.abs().max()))
+    A = in_units(D, unit, dtype)
+    K = min(K, *D.shape)
+    found = _Triples(
+        A.new_zeros(A.shape[0], 0),
+        A.new_zeros(0, dtype=torch.float64),
+        A.new_zeros(A.shape[1], 0),
+        A.new_zeros(0, dtype=torch.float64),
+    )
+    taken = 0
+    while taken == 0 or found.s.numel() < min(A.shape):
+        steps = max_steps if taken == 0 else min(max_steps, _COPY_STEPS)
+        wanted = K if taken == 0 else 1
+        chain = bidiagonalise(
+            A, seed + taken, max_steps=steps, wanted=wanted, tolerance=tolerance, locked=found.right
+        )
+        taken += len(chain.diagonal)
+        more = _found(chain, K)
+        is_copy = found.s.numel() < K or bool(
+            more.s[0] > found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0]
+        )
+        if not is_copy:
+            break
+        found = _merged(found, more, K if found.s.numel() == 0 else found.s.numel() + 1)
+        if K == 1:
+            break
+    return _bounded(found, K, unit, taken, torch.finfo(dtype).eps)
+
+
+def bidiagonalise(
+    A: Float[Tensor, "m n"],
+    seed: int,
+    *,
+    max_steps: int,
+    wanted: int = 0,
+    tolerance: float = 0.0,
+    locked: Float[Tensor, "n l"] | None = None,
+) -> Chain:
+    """Return a bidiagonalisation from a random right vector, orthogonal to the locked ones.
+
+    It ends after `max_steps`, when the leading `wanted` residuals are below `tolerance` times the
+    largest value, or when the space is exhausted.
+    """
+    m, n = A.shape
+    locked = A.new_zeros(n, 0) if locked is None else locked
+    rank = max(1, min(max_steps, m, n - locked.shape[1]))
+    U, V = A.new_zeros(m, rank), A.new_zeros(n, rank + locked.shape[1])
+    held = locked.shape[1]
+    V[:, :held] = locked
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 1, generator=generator, dtype=torch.float64).to(A)
+    chain = Chain(U, V[:, held:], [], [])
+    size = _orthogonalised(x, V[:, :held])
+    for j in range(rank):
+        V[:, held + j : held + j + 1] = x / size if size > 0 else x
+        y = product(A, V[:, held + j : held + j + 1])
+        chain.diagonal.append(_orthogonalised(y, U[:, :j]))
+        largest = max(chain.diagonal)
+        negligible = 4 * torch.finfo(A.dtype).eps * largest
+        if chain.diagonal[j] > negligible:
+            U[:, j : j + 1] = y / chain.diagonal[j]
+            x = product(A.T, U[:, j : j + 1])
+            size = _orthogonalised(x, V[:, : held + j + 1])
+        else:
+            size = 0.0
+        chain.above.append(size)
+        done = size <= negligible
+        if wanted and not done and j + 1 >= wanted and (j + 1) % _CHECK_EVERY == 0:
+            _, s, _, residual = chain.triples()
+            done = bool((residual[:wanted] <= tolerance * s[0]).all())
+        if done:
+            break
+    size_ = len(chain.diagonal)
+    return Chain(U[:, :size_], V[:, held : held + size_], chain.diagonal, chain.above)
+
+
+def _orthogonalised(x: Tensor, Q: Tensor) -> float:
+    """Take out of x, in place, what lies in span Q, twice; return the norm that is left."""
+    if Q.shape[1]:
+        for _ in range(2):
+            x -= product(Q, product(Q.T, x))
+    return float(x.double().norm())
+
+
+class _Triples(NamedTuple):
+    left: Tensor
+    s: Tensor
+    right: Tensor
+    residual: Tensor
+
+
+def _found(chain: Chain, K: int) -> _Triples:
+    P, s, Q, residual = chain.triples()
+    left = product(chain.left, P[:, :K].to(chain.left))
+    right = product(chain.right, Q[:, :K].to(chain.right))
+    return _Triples(left, s[:K], right, residual[:K])
+
+
+def _merged(a: _Triples, b: _Triples, count: int) -> _Triples:
+    s, order = torch.cat([a.s, b.s]).sort(descending=True, stable=True)
+    order = order[:count]
+    return _Triples(
+        torch.cat([a.left, b.left], 1)[:, order],
+        s[:count],
+        torch.cat([a.right, b.right], 1)[:, order],
+        torch.cat([a.residual, b.residual])[order],
+    )
+
+
+def _bounded(found: _Triples, K: int, unit: float, steps: int, eps: float) -> TopSingular:
+    s, r = found.s, found.residual
+    below = torch.cat([s[1:] + r[1:], s.new_zeros(1)])
+    gap = (s - below).clamp(min=1e-300)
+    bound = torch.minimum(r, r.square() / gap) + 8 * eps * s[:1]
+    left, null = found.left[:, :K], s[:K] <= 8 * eps * s[0]
+    if bool(null.any()):
+        generator = torch.Generator().manual_seed(0)
+        fill = torch.randn(left.shape, generator=generator).to(left)
+        left = torch.where(
+            null.to(left.device), torch.linalg.qr(left * ~null + fill * null).Q, left
+        )
+    return TopSingular(
+        left=left,
+        s=s[:K] * unit,
+        right=found.right[:, :K],
+        residual=r[:K] * unit,
+        bound=bound[:K] * unit,
+        steps=steps,
+    )

@@ -1,0 +1,170 @@
+"""An update in the anchor's singular basis: P = U' dW V, or the part of it that is asked for."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from offaxis.linalg.basis import Basis
+from offaxis.linalg.products import coarse_product, in_units, product, unit_of
+
+BUFFER = 32
+"""Directions kept exactly beyond the containing subspace, to keep its boundary well separated."""
+
+_SKETCHES = 32
+_SAMPLE = 128
+_ROWS = 256
+
+
+class Projection(NamedTuple):
+    r"""What an update dW does to the singular directions of its anchor.
+
+    In units of `unit`, and turned so that the anchor has no more rows than columns (`is_wide` tells
+    whether it was so): with $K = U^\top dW$ and $P = KV$, `K_top` holds the first t rows of K,
+    `P_top` the first t rows of P and `P_left` its first t columns, all to float32; `rest` holds the
+    rows and columns beyond, rounded to bfloat16 on the way, where the whole was asked for.
+
+    Attributes:
+        k: The dimension of the principal subspaces.
+        containing: Dimension of the slightly larger subspace, k + max(1, k // 8), at most p.
+        diagonal: diag(P); `above` and `below` are the diagonals beside it.
+        sample: Every so-many-th direction beyond t, with its row and its column of P.
+        outside: Squared norms of the rows of $K - PV^\top$, estimated from a sketch.
+    """
+
+    D: Float[Tensor, "p q"]
+    short: Float32[Tensor, "p p"]
+    long: Float32[Tensor, "q p"]
+    s: Float64[Tensor, " p"]
+    unit: float
+    is_wide: bool
+    k: int
+    containing: int
+    K_top: Float32[Tensor, "t q"]
+    P_top: Float32[Tensor, "t p"]
+    P_left: Float32[Tensor, "p t"]
+    rest: Float32[Tensor, "u u"] | None
+    diagonal: Float64[Tensor, " p"]
+    above: Float64[Tensor, " p_1"]
+    below: Float64[Tensor, " p_1"]
+    sample: Int64[Tensor, " j"]
+    sample_rows: Float32[Tensor, "j p"]
+    sample_columns: Float32[Tensor, "p j"]
+    outside: Float64[Tensor, " p"]
+
+    @property
+    def t(self) -> int:
+        """How many leading directions are known to float32."""
+        return self.K_top.shape[0]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the update changes nothing."""
+        return not bool(self.D.any())
+
+
+def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True) -> Projection:
+    r"""Return the update in the anchor's singular basis.
+
+    Two products of $p^2q$ with the whole, one without (for the draws of a null). Neither K nor a
+    converted copy of the update is ever whole.
+
+    Args:
+        basis: The anchor's.
+        D: The update, current minus anchor, in float32 or float64.
+        k: Dimension of the principal subspaces, in [1, p].
+        whole: Whether the energy inside the principal blocks will be asked for.
+    """
+    unit = unit_of(float(basis.s[0]))
+    A = in_units(D if basis.is_wide else D.T, unit, torch.float32)
+    short, long, p = basis.short, basis.long, basis.s.numel()
+    containing = min(p, k + max(1, k // 8))
+    t = min(p, containing + BUFFER)
+    K_top = product(short[:, :t].T, A)
+    P_top = product(K_top, long)
+    P_left = product(short.T, product(A, long[:, :t]))
+    M = coarse_product(A, long[:, t:])
+    sample = torch.arange(t, p, max(1, -(-(p - t) // _SAMPLE)), device=A.device)
+    drawn = sample - t
+    if whole:
+        rest = coarse_product(short[:, t:].T, M)
+        rows = torch.cat([P_left[sample], rest[drawn]], 1)
+        columns = torch.cat([P_top[:, sample], rest[:, drawn]])
+        diagonals = [rest.diagonal(offset) for offset in (0, 1, -1)]
+    else:
+        rest = None
+        rows = product(product(short[:, sample].T, A), long)
+        columns = product(short.T, M[:, drawn])
+        U = short[:, t:]
+        pairs = ((U, M), (U[:, :-1], M[:, 1:]), (U[:, 1:], M[:, :-1]))
+        diagonals = [(left * right).sum(0) for left, right in pairs]
+    return Projection(
+        D=A,
+        short=short,
+        long=long,
+        s=basis.s / unit,
+        unit=unit,
+        is_wide=basis.is_wide,
+        k=k,
+        containing=containing,
+        K_top=K_top,
+        P_top=P_top,
+        P_left=P_left,
+        rest=rest,
+        diagonal=torch.cat([P_top.diagonal(), diagonals[0]]).double(),
+        above=torch.cat([P_top.diagonal(1)[:t], diagonals[1]]).double(),
+        below=torch.cat([P_left.diagonal(-1)[:t], diagonals[2]]).double(),
+        sample=sample,
+        sample_rows=rows,
+        sample_columns=columns,
+        outside=_outside(A, short, long),
+    )
+
+
+def energy_inside(projection: Projection) -> Float64[Tensor, " p"]:
+    r"""Return $\lVert U_k^\top dW\,V_k\rVert_F^2$ for every k from 1 to p.
+
+    To be divided by $\lVert dW\rVert_F^2$; an update independent of the anchor has $k^2/(pq)$
+    inside. Relative error about 2e-3 of the update's squared norm beyond the leading block.
+
+    Raises:
+        ValueError: If the projection is not whole.
+    """
+    if projection.rest is None:
+        raise ValueError("energy_inside needs a projection made with whole=True")
+    p = projection.s.numel()
+    added = torch.zeros_like(projection.s)
+    for start in range(0, p, _ROWS):
+        stop = min(start + _ROWS, p)
+        squares = _rows(projection, start, stop).square()
+        corner = squares[:, start:stop]
+        added[start:stop] += squares[:, :start].sum(1).double()
+        added[start:stop] += corner.tril().sum(1).double() + corner.triu(1).sum(0).double()
+        added[stop:] += squares[:, stop:].sum(0).double()
+    return added.cumsum(0) * projection.unit**2
+
+
+def _rows(projection: Projection, start: int, stop: int) -> Float32[Tensor, "r p"]:
+    """Some rows of the whole P."""
+    t = projection.t
+    leading = projection.P_top[start : min(stop, t)]
+    if stop <= t or projection.rest is None:
+        return leading
+    first = max(start, t)
+    below = torch.cat([projection.P_left[first:stop], projection.rest[first - t : stop - t]], 1)
+    return torch.cat([leading, below]) if start < t else below
+
+
+def _outside(
+    A: Float[Tensor, "p q"], short: Float32[Tensor, "p p"], long: Float32[Tensor, "q p"]
+) -> Float64[Tensor, " p"]:
+    """Squared row norms of U'dW outside the span of V, from a Gaussian sketch of that span."""
+    p, q = A.shape
+    if p == q:
+        return torch.zeros(p, dtype=torch.float64, device=A.device)
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(q, _SKETCHES, generator=generator).to(A.device)
+    G = G - product(long, product(long.T, G))
+    K = product(short.T, product(A, G))
+    return K.double().square().mean(1)

@@ -1,0 +1,165 @@
+"""How far the top-k singular subspaces turned, from the update in the anchor's basis."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from offaxis.linalg.products import product
+from offaxis.linalg.projection import Projection
+from offaxis.linalg.refinement import Refinement, refine
+
+RESOLUTION = 1e-5
+"""Error of the mean angle, in radians, that is always good enough."""
+
+_SHARE = 0.1  # of the mean angle that its error may be where that is larger
+_EPS = torch.finfo(torch.float64).eps
+
+
+class Side(NamedTuple):
+    """One side's angles, in radians, ascending, and the share of energy that moved out.
+
+    Attributes:
+        angles: Principal angles between the old and the new top-k subspaces.
+        containment: Angles of the old top k into the new top k + max(1, k // 8).
+        energy_lost: 1 - tr(P_t G_0) / (s_1^2 + ... + s_k^2), P_t the projector on the new top k
+            and G_0 the anchor's Gram.
+    """
+
+    angles: Float64[Tensor, " k"]
+    containment: Float64[Tensor, " k"]
+    energy_lost: float
+
+
+class Turning(NamedTuple):
+    """The turning of both sides, with error bounds.
+
+    Attributes:
+        left: Of the output side.
+        right: Of the input side.
+        bound: Absolute error of every angle and every quantile, in radians.
+        mean_bound: That of the mean angle of either side.
+        containment_bound: That of the mean angle of containment.
+        energy_bound: That of the energy lost.
+        floor: The angle below which rounding hides everything; at most `mean_bound`.
+        met: Whether the bound of the mean is at most 1e-5 rad or a tenth of the mean.
+    """
+
+    left: Side
+    right: Side
+    bound: float
+    mean_bound: float
+    containment_bound: float
+    energy_bound: float
+    floor: float
+    met: bool
+
+
+def turned_angles(projection: Projection, *, spectral_norm: float) -> Turning:
+    r"""Return how far the top-k singular subspaces of the anchor turned.
+
+    The left subspace Y is refined in the anchor's basis, the right one is $W_t^\top Y$ there:
+    angles are arcsines of what of them lies outside the leading k coordinates.
+
+    Args:
+        projection: The update in the anchor's basis.
+        spectral_norm: An upper bound of the update's largest singular value; the Frobenius norm
+            will do, at the price of a check.
+
+    Returns:
+        Zeros with bound 0 for a zero update. Where the k-th and the next value tie, or the update
+        is too large for the anchor's basis, `met` is False.
+
+    Source:
+        Björck & Golub 1973, doi:10.1090/S0025-5718-1973-0348991-3 (the sine form).
+    """
+    k = projection.k
+    if projection.is_zero:
+        zeros = torch.zeros(k, dtype=torch.float64, device=projection.s.device)
+        side = Side(zeros, zeros, 0.0)
+        return Turning(side, side, 0.0, 0.0, 0.0, 0.0, 0.0, met=bool(projection.s[0] > 0))
+    refined = refine(projection, spectral_norm=spectral_norm)
+    lam = projection.s.square()
+    Y = torch.cat([refined.leading, refined.rest.double()])
+    nothing = torch.zeros(Y.shape[1], Y.shape[1], dtype=Y.dtype, device=Y.device)
+    short = _side(Y, nothing, lam, k)
+    X, outside, neglected = _other_side(projection, refined, spectral_norm)
+    long = _side(X, outside, lam, k)
+    left, right = (short, long) if projection.is_wide else (long, short)
+    error = refined.error + neglected
+    bound = min(error, math.pi / 2)
+    mean_bound = min(error / math.sqrt(k), math.pi / 2)
+    smallest = min(float(side.angles.mean()) for side in (left, right))
+    met = refined.separated and mean_bound <= max(RESOLUTION, _SHARE * smallest)
+    contained = max(float(side.containment.norm()) for side in (left, right))
+    spread = min(1.0, error * math.sqrt(k) / max(math.sqrt(k) * float(refined.rest.norm()), error))
+    contained_bound = (refined.contraction + spread) * contained / math.sqrt(k) + 1e-7
+    lost = max(left.energy_lost, right.energy_lost)
+    extra = (error**2) * float(lam[0] / lam[:k].sum())
+    energy_bound = 2 * math.sqrt(max(lost, 0.0) * extra) + extra + 1e-14
+    return Turning(
+        left=left,
+        right=right,
+        bound=bound,
+        mean_bound=mean_bound,
+        containment_bound=min(contained_bound, math.pi / 2),
+        energy_bound=energy_bound,
+        floor=min(refined.floor / math.sqrt(k), mean_bound),
+        met=met,
+    )
+
+
+def _other_side(
+    projection: Projection, refined: Refinement, spectral_norm: float
+) -> tuple[Float64[Tensor, "p r"], Float64[Tensor, "r r"], float]:
+    """W_t' Y in the anchor's right basis, the Gram of what lies outside, and what was left out.
+
+    P' applied to the small rest of Y is taken only where the whole of P is at hand.
+    """
+    t, s = projection.t, projection.s
+    C, Z = refined.leading, refined.rest
+    moved = product(projection.P_top.T, C.float())
+    outside = torch.zeros(C.shape[1], C.shape[1], dtype=C.dtype, device=C.device)
+    neglected = 0.0
+    if projection.rest is not None:
+        moved[:t] += product(projection.P_left[t:].T, Z)
+        moved[t:] += product(projection.rest.T, Z)
+    elif Z.shape[0]:
+        least = math.sqrt(max(float(refined.theta[projection.k - 1]), 1e-300))
+        size = float(Z[:, : projection.k].norm())
+        neglected = spectral_norm / projection.unit * size / least
+    if projection.D.shape[0] < projection.D.shape[1]:
+        F = product(projection.K_top.T, C.float())
+        if Z.shape[0]:
+            F += product(projection.D.T, product(projection.short[:, t:], Z))
+        F -= product(projection.long, product(projection.long.T, F))
+        outside = product(F.T, F).double()
+    X = moved.double()
+    X[:t] += s[:t, None] * C
+    X[t:] += s[t:, None] * Z.double()
+    return X, outside, neglected
+
+
+def _side(
+    Y: Float64[Tensor, "p r"], outside: Float64[Tensor, "r r"], lam: Float64[Tensor, " p"], k: int
+) -> Side:
+    """Angles, containment and energy lost of nested subspaces, given in the anchor's basis."""
+    rest = product(Y[k:].T.contiguous(), Y[k:]) + outside
+    total = product(Y[:k].T.contiguous(), Y[:k]) + rest
+    L = torch.linalg.cholesky(total)
+    half = torch.linalg.solve_triangular(L[:k, :k], rest[:k, :k], upper=False)
+    sines = torch.linalg.solve_triangular(L[:k, :k], half.T, upper=False)
+    squares = torch.linalg.eigvalsh((sines + sines.T) / 2).clamp(0, 1)
+    # orthonormal columns, of which the first k span the new top k
+    Q = torch.linalg.solve_triangular(L, Y.T, upper=False).T
+    inside = Q[:k] @ Q[:k].T
+    missing = torch.eye(k, dtype=Q.dtype, device=Q.device) - inside
+    contained = torch.linalg.eigvalsh((missing + missing.T) / 2).clamp(0, 1)
+    shares = Q[:, :k].square().sum(1)
+    kept, level = 1 - shares[:k], lam[k - 1]
+    lost = (lam[:k] - level) @ kept.clamp(min=0) + (level - lam[k:]) @ shares[k:]
+    hidden = (1 - (shares.sum() / k)).clamp(min=0) * k * level if bool(outside.any()) else 0.0
+    energy = float((lost + hidden) / lam[:k].sum())
+    return Side(squares.sqrt().arcsin(), contained.sqrt().arcsin(), energy)
