@@ -9,10 +9,12 @@ from torch import Tensor
 from offaxis.diagnostics.base import Anchor
 from offaxis.engine.request import Request
 from offaxis.linalg import rounding
-from offaxis.linalg.anchored import Basis, singular_basis
-from offaxis.linalg.elementwise import frobenius, magnitude_table
+from offaxis.linalg.basis import Basis, singular_basis
+from offaxis.linalg.elementwise import magnitude_table
+from offaxis.linalg.factors import spectrum
 from offaxis.linalg.masks import MaskCodes, low_magnitude_codes, mask_codes
-from offaxis.linalg.tridiagonal import singular_values
+from offaxis.linalg.products import product
+from offaxis.linalg.sums import exponent_counts, frobenius, is_on_grid
 
 
 @dataclass(frozen=True)
@@ -42,32 +44,33 @@ def prepare(W: Tensor, request: Request) -> PreparedAnchor:
         request: What will be asked of its updates.
     """
     rows, cols = W.shape
-    is_matrix = bool(request.needs - {"counts"})
-    basis = singular_basis(W, request.top) if is_matrix and request.anchored else None
+    basis = singular_basis(W, k_top=request.top) if request.is_anchored else None
     s, bound = _spectrum(W, basis, request)
     codes = _codes(W, basis, request)
-    table = magnitude_table(W, None if codes is None else codes.codes)
-    on_grid = W.dtype == torch.bfloat16 or bool((W.bfloat16() == W).all())
+    held = None if codes is None else codes.codes
+    magnitudes = magnitude_table(W, held)
     facts = Anchor(
         rows=rows,
         cols=cols,
         norm=frobenius(W),
         s=s,
         s_bound=bound,
-        grid=rounding.grid_of(table, on_grid=on_grid),
-        masks=_weights(codes, is_matrix=basis is not None),
+        magnitudes=magnitudes,
+        grid=rounding.grid_of(magnitudes, on_grid=is_on_grid(W)),
+        exponents=exponent_counts(W),
+        masks=_weights(codes, basis),
         mask_gap=_relative_gap(s, request.rank),
     )
-    return PreparedAnchor(W, facts, request, None if codes is None else codes.codes, basis)
+    return PreparedAnchor(W, facts, request, held, basis)
 
 
 def _spectrum(W: Tensor, basis: Basis | None, request: Request) -> tuple[Tensor, Tensor]:
     if basis is None:
         return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
     if request.tier == "exact":
-        spectrum = singular_values(W)
-        return spectrum.s, spectrum.bound
-    return basis.s, basis.bound
+        found = spectrum(W)
+        return found.s, found.bound
+    return basis.s, basis.s_bound
 
 
 def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None:
@@ -76,20 +79,16 @@ def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None
         return None
     if basis is None:
         return low_magnitude_codes(W, request.alpha)
-    left, right = basis.left(request.rank), basis.right(request.rank)
-    scaled = (left * basis.s[: request.rank]).float()
-
-    def score(begin: int, end: int) -> Tensor:
-        return (scaled[begin:end] @ right.T.float()).abs()
-
-    return mask_codes(W, score, request.alpha)
+    scaled = (basis.U_top[:, : request.rank] * basis.s[: request.rank]).float()
+    right = basis.V_top[:, : request.rank].T.float()
+    return mask_codes(W, lambda rows: product(scaled[rows], right).abs(), request.alpha)
 
 
-def _weights(codes: MaskCodes | None, *, is_matrix: bool) -> Mapping[str, Tensor]:
+def _weights(codes: MaskCodes | None, basis: Basis | None) -> Mapping[str, Tensor]:
     if codes is None:
         return {}
     low = {"low_magnitude_overlap": codes.low_magnitude}
-    return {"principal_overlap": codes.principal, **low} if is_matrix else low
+    return low if basis is None else {"principal_overlap": codes.principal, **low}
 
 
 def _relative_gap(s: Tensor, rank: int) -> float:

@@ -43,10 +43,9 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     take is not in memory at once.
     """
     request, current = anchor.request, stored.W
-    is_matrix = "spectrum" in request.needs or anchor.basis is not None
     moved = bool((current != anchor.W).any())
     first = Parts()
-    if request.tier == "exact" and is_matrix and moved:
+    if request.tier == "exact" and moved:
         first = exact.movement(anchor, current, request.needs)
     counts = {eta: count(anchor.W, current, anchor.codes, eta) for eta in request.etas}
     delta = difference(anchor.W, current)
@@ -63,7 +62,7 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
         visible=_visible(anchor, counts, norm, stored.dtype, steps),
     )
     kept = {"norm": torch.tensor(norm, dtype=torch.float64)}
-    if not is_matrix:
+    if not request.is_matrix:
         return Facts(update, delta, kept)
     parts = first.beside(_decomposed(anchor, current, delta, norm, seed))
     rows, cols = profile(delta)

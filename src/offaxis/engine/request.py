@@ -1,7 +1,7 @@
 """What the chosen diagnostics need to know of one matrix, gathered so that it is computed once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from offaxis.diagnostics.base import Diagnostic, Need, Settings, Tier
@@ -29,13 +29,18 @@ class Request:
     alpha: float = 0.0
     rank: int = 0
     k: int = 0
-    vectors: int = 1
-    values: int = 1
+    vectors: int = 0
+    values: int = 0
 
     @property
-    def anchored(self) -> bool:
+    def is_anchored(self) -> bool:
         """Whether the anchor's singular basis is needed."""
-        return self.alpha > 0 or bool(self.needs & {"shift", "rotation", "blocks"})
+        return self.rank > 0 or bool(self.needs & {"shift", "rotation", "blocks"})
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has directions."""
+        return self.vectors > 0
 
     @property
     def top(self) -> int:
@@ -48,30 +53,38 @@ def request_for(
     overrides: Mapping[str, Settings],
     shape: tuple[int, int],
     tier: Tier,
-    vectors: int,
+    *,
+    vectors: int = 0,
 ) -> Request:
     """Gather what diagnostics need of a matrix of this shape.
 
-    A part whose settings do not fit the matrix is left out: its diagnostic says so.
+    A part whose settings do not fit the matrix is left out: its diagnostic says so. Without
+    singular vectors to keep, what is asked of is no matrix: its elements are counted, no more.
     """
     p = min(shape)
     settings: dict[str, Mapping[str, Any]] = {
         name: item.resolve(p, overrides.get(name, {})) for name, item in chosen.items()
     }
     needs = {need for item in chosen.values() for need in item.needs}
+    masks = settings.get("masks", {})
+    counted = Request(
+        tier=tier,
+        needs=frozenset(needs & {"counts"}),
+        etas=tuple(sorted({s["eta"] for s in settings.values() if "eta" in s})),
+        alpha=masks.get("alpha", 0.0),
+    )
+    if vectors == 0:
+        return counted
     k = settings.get("rotation", settings.get("principal_energy", {})).get("k", 0)
     if not 1 <= k <= p:
         k = 0
         needs -= {"rotation"}
-    masks = settings.get("masks", {})
-    values = [vectors + 1, TOP, settings.get("tail", {}).get("k", 1)]
-    return Request(
-        tier=tier,
+    values = max(vectors + 1, TOP, settings.get("tail", {}).get("k", 1))
+    return replace(
+        counted,
         needs=frozenset(needs),
-        etas=tuple(sorted({s["eta"] for s in settings.values() if "eta" in s})),
-        alpha=masks.get("alpha", 0.0),
         rank=min(masks.get("rank", 0), p),
         k=k,
         vectors=min(vectors, p),
-        values=min(max(values), p),
+        values=min(values, p),
     )

@@ -1,9 +1,9 @@
-"""Differences and norms of matrices as they are stored, summed in float64."""
+"""Differences, norms and binades of matrices as they are stored, in stretches of entries."""
 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 RELATIVE_ERROR = 64 * torch.finfo(torch.float64).eps
@@ -34,3 +34,19 @@ def frobenius(W: Float[Tensor, "m n"]) -> float:
     scale = math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
     parts = (part.double() / scale for part in W.reshape(-1).split(_BLOCK))
     return scale * math.sqrt(math.fsum(float(part.square().sum()) for part in parts))
+
+
+def is_on_grid(W: Float[Tensor, "m n"]) -> bool:
+    """Return whether a matrix is made of bfloat16 values throughout."""
+    return W.dtype == torch.bfloat16 or all(
+        bool((part.bfloat16() == part).all()) for part in W.reshape(-1).split(_BLOCK)
+    )
+
+
+def exponent_counts(W: Float[Tensor, "m n"]) -> Int64[Tensor, "256"]:
+    """Return how many entries have each exponent field of float32."""
+    total = torch.zeros(256, dtype=torch.int64, device=W.device)
+    for part in W.reshape(-1).split(_BLOCK):
+        fields = part.float().view(torch.int32) >> 23 & 255
+        total += torch.bincount(fields, minlength=256)
+    return total.cpu()

@@ -177,7 +177,8 @@ def _provenance(
 def _prepared(task: Task, each: Pass, chosen: Mapping[str, Diagnostic]) -> PreparedAnchor:
     o = task.options
     W = _read(open_checkpoint(task.anchor.path), task.view, each).to(o.device)
-    request = request_for(chosen, o.overrides, task.view.shape, o.tier, _num_leading(task))
+    vectors = _num_leading(task) if task.view.kind == "matrix" else 0
+    request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
     return prepare(W, request)
 
 
