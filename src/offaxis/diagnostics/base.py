@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from offaxis.linalg.debias import Corrected
 from offaxis.linalg.elementwise import Counts
 from offaxis.linalg.rounding import Grid
 from offaxis.linalg.visibility import OpenSteps, VisibleFraction
@@ -116,7 +117,8 @@ class Spectrum:
         bound: Absolute error bound of each of them.
         energy: Squared Frobenius norm.
         effective_rank: Exponential of the entropy of all of them.
-        edge: The largest first value that dW showed under random signs; infinite if none was drawn.
+        edge: The noise edge: above it, values are spikes; infinite where no signs were drawn.
+        corrected: The spikes, freed of what noise and the cast to bf16 did to them.
         is_whole: Whether `top` holds all of them.
         tier: By which engine.
     """
@@ -126,6 +128,7 @@ class Spectrum:
     energy: float
     effective_rank: Estimate
     edge: float = math.inf
+    corrected: Corrected | None = None
     is_whole: bool = True
     tier: Tier = "exact"
 

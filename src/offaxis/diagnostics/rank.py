@@ -14,7 +14,7 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.linalg import debias, ranks
+from offaxis.linalg import ranks
 
 TOP = 16
 
@@ -70,13 +70,35 @@ def rank(update: WeightUpdate, *, margin: Annotated[float, Ge(1)]) -> Mapping[st
         return dict.fromkeys(rank.units, ZERO_UPDATE)
     flags = _flags(update)
     s, tier, energy = spectrum.top, spectrum.tier, spectrum.energy
-    error = 2 * float(spectrum.bound[0]) / float(s[0])
     stable = energy / float(s[0]) ** 2
-    top = min(float((s[:TOP] / s[0]).square().sum()) / stable, 1.0)
-    top_error = 2 * float((spectrum.bound[:TOP] * s[:TOP]).sum()) / energy + 4 * _EPS
+    error = 2 * float(spectrum.bound[0]) / float(s[0]) + 2 * update.norm_error
+    top = float(s[:TOP].square().sum()) / energy
+    top_error = 2 * float((spectrum.bound[:TOP] * s[:TOP]).sum()) / energy + update.norm_error
+    at_edge = float(((s - spectrum.edge).abs() <= spectrum.bound).sum())
+    above = ranks.count_above(s, spectrum.edge)
+    more = ("all_above_edge",) if above == s.numel() and not spectrum.is_whole else ()
     return {
-        "stable_rank": Reading(stable, (error + _EPS) * stable, flags, tier),
+        "stable_rank": Reading(stable, error * stable, flags, tier),
         "effective_rank": Reading(*spectrum.effective_rank, flags, tier),
-        "top16_energy": Reading(top, top_error, flags, tier),
-        **_spikes(update, spectrum, margin * spectrum.edge, flags),
+        "spikes": Reading(float(above), at_edge, (*flags, *more), tier),
+        "top16_energy": Reading(min(top, 1.0), top_error, flags, tier),
+        **_corrected(spectrum, (*flags, *more)),
     }
+
+
+def _corrected(spectrum: Spectrum, flags: tuple[str, ...]) -> Mapping[str, Reading]:
+    names = ("corrected_stable_rank", "corrected_norm", "spike_energy")
+    found = spectrum.corrected
+    if found is None or found.stable_rank is None:
+        return dict.fromkeys(names, Reading(0.0, 0.0, flags, spectrum.tier))
+    relative = 2 * float((spectrum.bound[: found.spikes] / spectrum.top[: found.spikes]).max())
+    values = (found.stable_rank, float(found.values[0]), found.energy_share)
+    return {
+        name: Reading(value, relative * value, flags, spectrum.tier)
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def _flags(update: WeightUpdate) -> tuple[str, ...]:
+    seen = update.visible
+    return ("hidden_update",) if seen is not None and seen.value < _HIDDEN else ()

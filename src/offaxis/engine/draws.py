@@ -12,6 +12,7 @@ from offaxis.diagnostics.base import Diagnostic, Need, NullReading, Settings, Ti
 from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import seed_for
+from offaxis.engine.spikes import drawn_above_edge
 from offaxis.engine.parts import Parts
 from offaxis.linalg.elementwise import Counts, combined, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
@@ -65,7 +66,7 @@ def drawn_nulls(
         for index in range(draws.each):
             randomise(delta, seed_for(draws.key, ensemble, index))
             seed = seed_for(draws.key, ensemble, index, "start")
-            drawn = _facts(anchor, update, delta, needs, seed)
+            drawn = _beside_edge(_facts(anchor, update, delta, needs, seed), update)
             for item, settings in wanted:
                 for quantity, reading in item.function(drawn, **settings).items():
                     values.setdefault((item.name, quantity), []).append(reading.value)
@@ -92,6 +93,13 @@ def _facts(
     if fast.lacks(found, anchor.request, needs):
         found = found.beside(_exactly(anchor, update, delta, needs - {"spectrum"}))
     return found.of(update)
+
+
+def _beside_edge(drawn: WeightUpdate, update: WeightUpdate) -> WeightUpdate:
+    if drawn.spectrum is None or update.spectrum is None:
+        return drawn
+    shape = update.anchor.rows, update.anchor.cols
+    return replace(drawn, spectrum=drawn_above_edge(drawn.spectrum, update.spectrum.edge, shape))
 
 
 def _exactly(

@@ -1,7 +1,6 @@
 """One update, every reading, every null."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.draws import Draws, drawn_nulls, noise_edge
 from offaxis.engine.facts import Stored, facts_of
 from offaxis.engine.seeds import seed_for
+from offaxis.engine.spikes import above_edge
 
 
 class Evaluated(NamedTuple):
@@ -58,8 +58,8 @@ def evaluate(
     settled = [(item, item.resolve(p, overrides.get(name, {}))) for name, item in chosen.items()]
     update, delta, kept = facts_of(anchor, current, seed_for(draws.key, "start"))
     if update.spectrum is not None and any("spikes" in item.units for item, _ in settled):
-        edge = noise_edge(delta, draws)
-        update = replace(update, spectrum=replace(update.spectrum, edge=edge))
+        edge = anchor.request.margin * noise_edge(delta, draws)
+        update = above_edge(anchor, update, kept, edge, draws.key)
     drawn = drawn_nulls(anchor, update, delta, settled, draws)
     return Evaluation([_evaluated(*each, update, drawn) for each in settled], kept)
 

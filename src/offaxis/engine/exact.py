@@ -8,8 +8,9 @@ from torch import Tensor
 from offaxis.diagnostics.base import Estimate, Need, Rotation, Shift, Side, Spectrum
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts, angles_of
-from offaxis.linalg import angles, ranks
-from offaxis.linalg.factors import SymmetricFactors, factorise
+from offaxis.linalg import ranks
+from offaxis.linalg.angles import energy_lost, principal_angles
+from offaxis.linalg.factors import SymmetricFactors, factorise, subspace_floor
 from offaxis.linalg.factors import spectrum as values_of
 
 _EPS = torch.finfo(torch.float64).eps
@@ -36,24 +37,22 @@ def _shift(anchor: PreparedAnchor, factors: SymmetricFactors) -> Shift:
 
 
 def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rotation:
-    basis = anchor.basis
+    basis, s = anchor.basis, anchor.facts.s
     assert basis is not None
-    p = anchor.facts.p
-    larger = min(p, k + max(1, k // 8))
+    larger = min(s.numel(), k + max(1, k // 8))
     top = factors.top(larger)
-    floor = min(basis.subspace_floor(k) + factors.subspace_floor(k), math.pi / 2)
-    wider = min(basis.subspace_floor(k) + factors.subspace_floor(larger), math.pi / 2)
-    sides = []
-    for old, new, is_left in ((basis.U_top, top.left, True), (basis.V_top, top.right, False)):
-        here = old[:, :k]
-        sides.append(
-            Side(
-                angles=angles.principal_angles(here, new[:, :k]),
-                contained=angles.containment_angles(here, new),
-                energy_lost=_energy_lost(anchor, here, new[:, :k], floor, is_left=is_left),
-            )
-        )
-    return Rotation(k, *sides, bound=floor, mean_bound=floor, contained_bound=wider, floor=floor)
+    here = subspace_floor(s, k, anchor.W.shape)
+    floor, wider = (min(here + factors.subspace_floor(j), math.pi / 2) for j in (k, larger))
+
+    def side(W: Tensor, old: Tensor, new: Tensor) -> Side:
+        turned = principal_angles(old, new[:, :k])
+        lost = energy_lost(W, s[:k], old, new[:, :k])
+        error = 100 * _EPS + floor * float(turned.sin().square().sum())
+        return Side(turned, principal_angles(old, new), Estimate(lost, min(error, 1.0)))
+
+    left = side(anchor.W, basis.U_top[:, :k], top.left)
+    right = side(anchor.W.T, basis.V_top[:, :k], top.right)
+    return Rotation(k, left, right, floor, floor, wider, floor)
 
 
 def of_delta(delta: Tensor, *, norm: float, vectors: int) -> Parts:

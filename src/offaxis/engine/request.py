@@ -18,6 +18,7 @@ class Request:
         etas: Tolerances at which changes are counted.
         alpha: Share of the masks; 0 where none is wanted.
         rank: Of the principal mask's reconstruction.
+        margin: Of the noise edge over the largest value that random signs show.
         k: Of the top subspaces whose rotation is wanted; 0 where none is.
         vectors: Leading singular vectors of dW that are kept.
         values: Leading singular values of dW that are wanted in any tier.
@@ -28,6 +29,7 @@ class Request:
     etas: tuple[float, ...] = ()
     alpha: float = 0.0
     rank: int = 0
+    margin: float = 1.0
     k: int = 0
     vectors: int = 0
     values: int = 0
@@ -84,6 +86,7 @@ def request_for(
         counted,
         needs=frozenset(needs),
         rank=min(masks.get("rank", 0), p),
+        margin=settings.get("rank", {}).get("margin", 1.0),
         k=k,
         vectors=min(vectors, p),
         values=min(values, p),

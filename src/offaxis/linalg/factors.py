@@ -128,6 +128,21 @@ class SymmetricFactors:
         return _angle(delta, (here - after) * (here + after)), _angle(delta, here - after)
 
 
+def subspace_floor(s: Float64[Tensor, " p"], k: int, shape: tuple[int, int]) -> float:
+    """Return the resolution in radians of top-k subspaces that a Gram matrix gave, in [0, pi/2].
+
+    As `SymmetricFactors.subspace_floor`, for vectors that were taken from all of its own.
+    """
+    p, q = sorted(shape)
+    if k == p == q:
+        return 0.0
+    if s[0] == 0:
+        return math.pi / 2
+    here = float(s[k - 1] / s[0])
+    after = float(s[k] / s[0]) if k < p else 0.0
+    return _angle(_rounding(p), (here - after) * (here + after))
+
+
 def _rounding(p: int) -> float:
     """Error of an eigenvalue of the Gram matrix, in units of the largest."""
     return 8 * math.sqrt(p + 8) * EPS

@@ -86,6 +86,7 @@ NULL_WORDS = {
 NO_NULL = "none"
 
 FLAG_WORDS = {
+    "all_above_edge": "every value looked at is above the noise edge: there may be more",
     "below_resolution": "the angle is smaller than what is resolved",
     "boundary": "the largest angle may be a swap at the boundary of the subspace",
     "checkpoint_missing": "the checkpoint before is no longer there: the increment spans several",
