@@ -92,7 +92,7 @@ def _corrected(spectrum: Spectrum, flags: tuple[str, ...]) -> Mapping[str, Readi
     if found is None or found.stable_rank is None:
         return dict.fromkeys(names, Reading(0.0, 0.0, flags, spectrum.tier))
     relative = 2 * float((spectrum.bound[: found.spikes] / spectrum.top[: found.spikes]).max())
-    values = (found.stable_rank, float(found.values[0]), found.energy_share)
+    values = (found.stable_rank, float(found.values.max()), found.energy_share)
     return {
         name: Reading(value, relative * value, flags, spectrum.tier)
         for name, value in zip(names, values, strict=True)

@@ -12,7 +12,7 @@ from offaxis.linalg import rounding
 from offaxis.linalg.basis import Basis, singular_basis
 from offaxis.linalg.elementwise import magnitude_table
 from offaxis.linalg.factors import spectrum
-from offaxis.linalg.masks import MaskCodes, low_magnitude_codes, mask_codes
+from offaxis.linalg.masks import MaskCodes, mask_codes
 from offaxis.linalg.products import product
 from offaxis.linalg.sums import exponent_counts, frobenius, is_on_grid
 
@@ -78,10 +78,15 @@ def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None
     if request.alpha == 0:
         return None
     if basis is None:
-        return low_magnitude_codes(W, request.alpha)
+        return mask_codes(W, W.abs(), request.alpha)
     scaled = (basis.U_top[:, : request.rank] * basis.s[: request.rank]).float()
     right = basis.V_top[:, : request.rank].T.float()
-    return mask_codes(W, lambda rows: product(scaled[rows], right).abs(), request.alpha)
+
+
+    def score(first: int, last: int) -> Tensor:
+        return product(scaled[first:last], right).abs()
+
+    return mask_codes(W, score, request.alpha)
 
 
 def _weights(codes: MaskCodes | None, basis: Basis | None) -> Mapping[str, Tensor]:

@@ -14,7 +14,7 @@ from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import seed_for
 from offaxis.engine.spikes import drawn_above_edge
 from offaxis.engine.parts import Parts
-from offaxis.linalg.elementwise import Counts, combined, count
+from offaxis.linalg.elementwise import Counts, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
 
 ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
@@ -23,8 +23,6 @@ Settled = Sequence[tuple[Diagnostic, Settings]]
 
 _SMALL = 256
 """Up to this dimension the exact tier is as quick as the fast one."""
-
-_ROWS = 1024
 
 
 class Draws(NamedTuple):
@@ -114,14 +112,8 @@ def _exactly(
 
 
 def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
-    """Count a random update's changes, in stretches so that its end point is never whole."""
-    parts = []
-    for start in range(0, delta.shape[0], _ROWS):
-        rows = slice(start, start + _ROWS)
-        W = anchor.W[rows]
-        codes = None if anchor.codes is None else anchor.codes[rows]
-        parts.append(count(W, W.to(delta.dtype) + delta[rows], codes, eta))
-    return combined(parts)
+    """Count a random update's changes."""
+    return count(anchor.W, delta + anchor.W, anchor.codes, eta)
 
 
 def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:

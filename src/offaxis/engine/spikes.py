@@ -9,7 +9,8 @@ from torch import Tensor
 from offaxis.diagnostics.base import Spectrum, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import generator_for
-from offaxis.linalg.debias import correct, noise_profile, restore
+from offaxis.linalg.debias import correct, noise_profile
+from offaxis.linalg.restoration import restore_spikes
 
 
 def above_edge(
@@ -28,17 +29,19 @@ def above_edge(
     spiked = int((s[:K] > edge).sum())
     energies = kept["row_rms"].square() * facts.cols, kept["col_rms"].square() * facts.rows
     profile = noise_profile(*energies, s[:spiked], left[:, :spiked], right[:, :spiked])
-    found = correct(spectrum.top, edge, facts.rows, facts.cols, spectrum.energy, profile)
+    shape = facts.rows, facts.cols
+    found = correct(spectrum.top, edge, *shape, energy=spectrum.energy, profile=profile)
     seen = update.visible
     is_hidden = update.storage == torch.bfloat16 and facts.grid.on_grid and seen is not None
     if is_hidden and seen is not None and 0 < found.spikes <= K:
         rms = update.rms / max(seen.value, torch.finfo(torch.float64).tiny)
         vectors = left[:, : found.spikes], right[:, : found.spikes]
-        found = restore(found, *vectors, anchor.W, rms, generator_for(key, "restore"))
+        generator = generator_for(key, "restore")
+        found = restore_spikes(found, *vectors, anchor.W.bfloat16(), rms=rms, generator=generator)
     return replace(update, spectrum=replace(spectrum, edge=edge, corrected=found))
 
 
 def drawn_above_edge(spectrum: Spectrum, edge: float, shape: tuple[int, int]) -> Spectrum:
     """The spectrum of a random update beside the same edge; its noise has no profile of its own."""
-    found = correct(spectrum.top, edge, *shape, spectrum.energy)
+    found = correct(spectrum.top, edge, *shape, energy=spectrum.energy)
     return replace(spectrum, edge=edge, corrected=found)
