@@ -16,7 +16,7 @@ from offaxis.errors import ResultsError
 from offaxis.files import exclusively, sweep
 from offaxis.measurement.assemble import Rows, RunView, rows_of, training_rows
 from offaxis.measurement.options import Options
-from offaxis.measurement.plan import Plan, make_plan
+from offaxis.measurement.plan import Plan, make_plan, master_precision
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
 from offaxis.measurement.stream import Source, run_task
 from offaxis.table import ResultsFolder
@@ -95,17 +95,17 @@ def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
     """The run's matrices, with every step that has units: those measured before included."""
     run = trajectory.run
     steps = measured_steps(plan, run, earlier.get(run, {}))
-    master = (trajectory.manifest.get("precision") or {}).get("weights", "unknown")
+    master = master_precision(trajectory)
     anchor = plan.anchor_of[run].digest[:ANCHOR_DIGITS]
     return [
         RunView(plan.results, run, anchor, steps, view, master, plan.options)
-        for view in plan.pairing_of[run].matrices
+        for view in (*plan.pairing_of[run].matrices, *plan.pairing_of[run].elements)
     ]
 
 
 def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Iterator[Rows]) -> None:
-    whole = Rows([], [], [], [])
-    tables = ("readings", "nulls", "spectra", "angles")
+    whole = Rows()
+    tables = ("readings", "nulls", "spectra", "angles", "blocks")
     for part in parts:
         for name in tables:
             getattr(whole, name).extend(getattr(part, name))

@@ -143,7 +143,7 @@ def save(
     """Write a unit atomically."""
     content = {"provenance": asdict(provenance), "readings": readings, "nulls": nulls}
     metadata = {"format": FORMAT, "unit": json.dumps(content, allow_nan=False)}
-    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    held = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
 
     def write(temporary: Path) -> None:
         try:
