@@ -107,7 +107,7 @@ def _visible_energy(weights: Grid, rms: float) -> float:
     On the grid the visible step is the update rounded to units u, $\sum_k k^2u^2P(k)$. Off it,
     with w anywhere in its cell, it is $\Delta^2+u^2f(1-f)$ with f the fraction of $\Delta/u$.
     """
-    u = _spacing(weights.magnitudes)
+    u = spacing(weights.magnitudes)
     ratio = rms / u
     k = torch.arange(1, 13, dtype=u.dtype)[:, None]
     if weights.on_grid:
@@ -121,8 +121,8 @@ def _visible_energy(weights: Grid, rms: float) -> float:
     return float((weights.counts * energy * u.square()).sum() / weights.counts.sum())
 
 
-def _spacing(a: Float64[Tensor, " v"], dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """One unit in the last place at each magnitude."""
+def spacing(a: Float64[Tensor, " v"], dtype: torch.dtype = torch.bfloat16) -> Float64[Tensor, " v"]:
+    """Return one unit in the last place of a format at each magnitude."""
     exponent = torch.where(a == 0, -torch.inf, torch.frexp(a).exponent.double())
     digits = round(-math.log2(torch.finfo(dtype).eps)) + 1
     least = math.log2(torch.finfo(dtype).smallest_normal) + 1 - digits
@@ -170,30 +170,6 @@ def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
     return passing(weights, rms, eta)[weights.place]
 
 
-def gain(weights: Grid, rms: float) -> float:
-    r"""Return how much of a faint signal inside a Gaussian update the cast to bf16 lets through.
-
-    The cast of a Gaussian update is a multiple of it plus a distortion not correlated with it. On
-    the grid the multiple is the density of $\Delta$ at the thresholds times the steps taken there,
-    $g=\sum_k u_k\,\phi(t_k/\sigma)/\sigma$: 0 far below the spacing, 1 far above it. Off the grid,
-    where a weight lies anywhere in its cell, it is 1. The mean over all entries is returned: the
-    factor by which the visible strength of a direction that ignores magnitudes falls short.
-
-    Source:
-        Bussgang 1952, "Crosscorrelation functions of amplitude-distorted Gaussian signals".
-    """
-    if not weights.on_grid:
-        return 1.0
-    if rms == 0:
-        return 0.0
-    u = _spacing(weights.magnitudes)
-    ratio = rms / u
-    k = torch.arange(12, dtype=u.dtype)[:, None]
-    density = torch.exp(-((k + 0.5) / ratio).square() / 2) / (ratio * math.sqrt(2 * math.pi))
-    share = torch.where(ratio < 1, 2 * density.sum(0), 1.0)  # 1 to 1e-8 once it is a unit
-    return float((weights.counts * share).sum() / weights.counts.sum())
-
-
 class Spacings(NamedTuple):
     """The distinct units in the last place of a matrix's entries, and how often each occurs."""
 
@@ -204,7 +180,7 @@ class Spacings(NamedTuple):
 def spacings_of(exponents: Int64[Tensor, "256"], dtype: torch.dtype) -> Spacings:
     """Return the spacing of a storage format from the counts of float32 exponent fields."""
     binades = exponents.nonzero()[:, 0]
-    units, place = _spacing(torch.exp2(binades.double() - 127), dtype).unique(return_inverse=True)
+    units, place = spacing(torch.exp2(binades.double() - 127), dtype).unique(return_inverse=True)
     return Spacings(
         units, units.new_zeros(units.shape).index_add(0, place, exponents[binades].double())
     )
@@ -212,7 +188,7 @@ def spacings_of(exponents: Int64[Tensor, "256"], dtype: torch.dtype) -> Spacings
 
 def spacings(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Spacings:
     """Return the spacing of a storage format at the entries of W."""
-    units, counts = _spacing(W.abs().flatten(), dtype).unique(return_counts=True)
+    units, counts = spacing(W.abs().flatten(), dtype).unique(return_counts=True)
     return Spacings(units, counts.double())
 
 
