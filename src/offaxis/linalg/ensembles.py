@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Generator, Tensor
+
+_BLOCK = 1 << 15  # a multiple of 64
 
 
 def sign_flip(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tensor, "m n"]:
@@ -56,3 +59,39 @@ def random_walk(
         norm * profile * torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
         for norm in step_norms
     ]
+
+
+def flip_signs_(D: Float[Tensor, "m n"], seed: int) -> None:
+    """Give every entry its own random sign, in place: `sign_flip` without a copy.
+
+    The signs depend on the seed and the number of entries alone. A uniform sign times any
+    independent sign is uniform: flips of one buffer in turn, by independent seeds, are independent
+    draws, and the buffer need not be restored between them.
+
+    Args:
+        D: A contiguous update, float32 or float64, on any device.
+        seed: 64 bits.
+    """
+    flat = D.view(-1)
+    random = np.random.SFC64(seed)
+    for start in range(0, flat.numel(), _BLOCK):
+        part = flat[start : start + _BLOCK]
+        words = random.random_raw(-(-part.numel() // 64)).astype("<u8", copy=False)
+        bits = np.unpackbits(words.view(np.uint8), count=part.numel(), bitorder="little")
+        part *= torch.from_numpy(1 - 2 * bits.view(np.int8)).to(part)
+
+
+def permute_(D: Float[Tensor, "m n"], seed: int) -> None:
+    """Permute the entries inside the matrix, in place: `permutation` without a copy.
+
+    The permutation depends on the seed and the number of entries alone. Successive permutations of
+    one buffer by independent seeds are independent uniform draws.
+
+    Args:
+        D: A contiguous update, float32 or float64, on any device (shuffled on the CPU).
+        seed: 64 bits.
+    """
+    values = D.view(-1).cpu()
+    np.random.Generator(np.random.SFC64(seed)).shuffle(values.numpy())
+    if values.data_ptr() != D.data_ptr():
+        D.view(-1).copy_(values)

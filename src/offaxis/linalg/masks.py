@@ -1,9 +1,73 @@
 """Masks that hold an exact fraction of a matrix, ties shared out."""
 
 import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import NamedTuple
 
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float, Float64, Int64, Shaped, UInt8
 from torch import Tensor
+
+from offaxis.linalg import elementwise
+
+PRINCIPAL, LOW = 1, 4  # inside a mask; twice that at its threshold
+
+Rows = Callable[[int, int], Tensor]
+
+_BLOCK = 1 << 20  # entries of one block of rows
+_DIGIT = 15  # bits of one histogram
+_FEW = 1 << 18  # entries of one bin that are sorted out in memory
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class MaskCodes(NamedTuple):
+    """Both masks of an anchor, one byte to an entry.
+
+    Attributes:
+        codes: The sum of 1 inside the principal mask, 2 tied at its threshold, 4 inside the
+            low-magnitude mask, 8 tied at its threshold.
+        principal: The weight in [0, 1] that an entry of each code has in the principal mask: 1
+            inside, what is left shared out on the threshold, 0 elsewhere; the weights of all
+            entries sum to alpha*m*n.
+        low_magnitude: Likewise for the low-magnitude mask.
+    """
+
+    codes: UInt8[Tensor, "m n"]
+    principal: Float64[Tensor, "16"]
+    low_magnitude: Float64[Tensor, "16"]
+
+
+def mask_codes(
+    anchor: Float[Tensor, "m n"],
+    principal_score: Float[Tensor, "m n"] | Rows,
+    alpha: float,
+    *,
+    kernel: elementwise.Kernel = "compiled",
+) -> MaskCodes:
+    r"""Mark the `alpha` share of largest principal score, and that of smallest magnitude.
+
+    Thresholds are exact order statistics, found by histograms of the bits: those of non-negative
+    floating-point numbers are in the order of the numbers. Above the codes, memory is one block of
+    2^20 entries.
+
+    Args:
+        anchor: Weights as stored; the low-magnitude mask ranks them by magnitude.
+        principal_score: A score >= 0, such as the magnitude of the rank-r reconstruction, float32
+            or float64; or a function that returns its rows from a first up to, not including, a
+            last one. It is asked for no rows once, for its format, then for every block two times
+            or more, and must return the same values each time.
+        alpha: The share to select, in [0, 1].
+        kernel: As in `elementwise.count`.
+    """
+    rows = principal_score if callable(principal_score) else _rows_of(principal_score)
+    shape = (anchor.shape[0], anchor.shape[1])
+    codes = torch.zeros(shape, dtype=torch.uint8, device=anchor.device)
+    loops = elementwise.load() if kernel == "compiled" else None
+    top = _mark(_Keys(rows, shape, False, loops), codes, alpha, PRINCIPAL)
+    low = _mark(_Keys(_rows_of(anchor), shape, True, loops), codes, alpha, LOW)
+    code = torch.arange(16)
+    return MaskCodes(codes, _weights(code & 3, top), _weights(code >> 2, low))
 
 
 def top_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor, "m n"]:
@@ -30,3 +94,113 @@ def top_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor,
 def bottom_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor, "m n"]:
     """Return weights in [0, 1] that select the `alpha` share of entries of smallest score."""
     return top_fraction(-score, alpha)
+
+
+def _rows_of(W: Float[Tensor, "m n"]) -> Rows:
+    return lambda first, last: W[first:last]
+
+
+def _weights(state: Int64[Tensor, "16"], share: float) -> Float64[Tensor, "16"]:
+    """1 inside (state 1), the share at the threshold (state 2), 0 elsewhere."""
+    return (state == 1).double() + share * (state == 2).double()
+
+
+class _Bin(NamedTuple):
+    """The keys that start with `prefix`, `shift` bits short of whole; the wanted one is here."""
+
+    prefix: int
+    shift: int
+    above: int
+    entries: int
+
+
+class _Keys(NamedTuple):
+    """The magnitudes of a matrix as integers in their order, by blocks of rows."""
+
+    rows: Rows
+    shape: tuple[int, int]
+    from_below: bool
+    loops: ModuleType | None
+
+    def bits(self) -> int:
+        return 8 * self.rows(0, 0).element_size() - 1
+
+    def blocks(self) -> Iterator[tuple[slice, Shaped[Tensor, " entries"]]]:
+        height = max(_BLOCK // max(self.shape[1], 1), 1)
+        for first in range(0, self.shape[0], height):
+            place = slice(first, min(first + height, self.shape[0]))
+            values = self.rows(place.start, place.stop).contiguous().flatten()
+            integer = _INTEGERS[values.element_size()]
+            mask = torch.iinfo(integer).max
+            keys = values.view(integer) & mask
+            yield place, keys ^ mask if self.from_below else keys
+
+    def histogram(self, shift: int, width: int, prefix: int) -> Int64[Tensor, " bins"]:
+        """Count the `width` bits above `shift` of the keys whose bits before them are `prefix`."""
+        bins = torch.zeros(1 << width, dtype=torch.int64)
+        for _, keys in self.blocks():
+            if self.loops is not None and keys.device.type == "cpu":
+                self.loops.histogram(keys.numpy(), shift, width, prefix, bins.numpy())
+                continue
+            digits = keys.long() >> shift
+            digits = digits[digits >> width == prefix] & (1 << width) - 1
+            bins += torch.bincount(digits, minlength=1 << width).cpu()
+        return bins
+
+    def mark(
+        self,
+        block: Shaped[Tensor, " entries"],
+        found: _Bin,
+        inside: int,
+        codes: UInt8[Tensor, " entries"],
+    ) -> Int64[Tensor, " few"]:
+        """Add `inside` above the bin; mark ties if it is whole, else return its places."""
+        whole = found.shift == 0
+        if self.loops is not None and block.device.type == "cpu":
+            index = torch.empty(0 if whole else found.entries, dtype=torch.int64)
+            arrays = block.numpy(), codes.numpy(), index.numpy()
+            return index[: self.loops.mark(found.shift, found.prefix, inside, *arrays)]
+        digits = block >> found.shift
+        codes += (digits > found.prefix).to(torch.uint8) * inside
+        within = digits == found.prefix
+        if whole:
+            codes += within.to(torch.uint8) * (2 * inside)
+            within = within[:0]
+        return within.nonzero()[:, 0]
+
+
+def _narrow(keys: _Keys, rank: int) -> _Bin:
+    """Follow the key of the given rank from the top through histograms, digit by digit."""
+    found = _Bin(0, keys.bits(), 0, keys.shape[0] * keys.shape[1])
+    while found.shift > 0 and found.entries > _FEW:
+        width = min(_DIGIT, found.shift)
+        shift = found.shift - width
+        bins = keys.histogram(shift, width, found.prefix)
+        from_top = bins.flip(0).cumsum(0)
+        place = int(torch.searchsorted(from_top, rank - found.above))
+        entries = int(bins.flip(0)[place])
+        above = found.above + int(from_top[place]) - entries
+        digit = (1 << width) - 1 - place
+        found = _Bin(found.prefix << width | digit, shift, above, entries)
+    return found
+
+
+def _mark(keys: _Keys, codes: UInt8[Tensor, "m n"], alpha: float, inside: int) -> float:
+    """Add `inside` to the codes of the largest keys, twice that to ties; return the ties' share."""
+    wanted = alpha * codes.numel()
+    rank = min(max(math.ceil(wanted), 1), codes.numel())
+    found = _narrow(keys, rank)
+    candidates = []
+    for place, block in keys.blocks():
+        flat = codes[place].view(-1)
+        index = keys.mark(block, found, inside, flat)
+        candidates.append((flat, index, block[index]))
+    if found.shift == 0:
+        return (wanted - found.above) / found.entries
+    left = torch.cat([values for _, _, values in candidates])
+    threshold = left.kthvalue(left.numel() - (rank - found.above) + 1).values
+    for flat, index, values in candidates:
+        state = (values > threshold).to(torch.uint8) + 2 * (values == threshold).to(torch.uint8)
+        flat[index] += inside * state
+    above, tied = int((left > threshold).sum()), int((left == threshold).sum())
+    return (wanted - found.above - above) / tied

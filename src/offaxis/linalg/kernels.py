@@ -1,0 +1,295 @@
+"""Compiled loops over the bits of bfloat16 matrices and over bins of equal bits.
+
+Import this module late: it loads numba. Every loop has a plain equivalent in `elementwise` or
+`masks`, which tests hold against it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+BLOCK = 2048  # entries whose bits stay in the first-level cache
+FOLD = 1024  # entries summed in float32 before float64 takes over
+EXPONENTS = 14  # that a one-byte class can tell apart, beside 16 codes and 16 unchanged values
+
+_SAFE = 2.0**-110  # a float32 sum of 1024 terms this large lost at most 2^-27 of it to underflow
+_FINITE = 2.0**127
+_U = np.uint64
+_HALF = np.uint16
+_WORD = np.uint32
+_ELSEWHERE = np.uint16(EXPONENTS << 4)
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _compiled(fastmath: set[str] | None = None) -> Callable[[_F], _F]:
+    def compile_(function: _F) -> _F:
+        plain = inspect.unwrap(function)  # run-time checkers wrap what they annotate
+        options = {"nogil": True, "fastmath": fastmath or False}
+        try:
+            return cast(_F, numba.njit(cache=True, **options)(plain))
+        except RuntimeError:  # no writable folder for the cache
+            return cast(_F, numba.njit(**options)(plain))
+
+    return compile_
+
+
+@intrinsic
+def _prefetch(_, array, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, integer = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, integer(0), integer(3), integer(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), build
+
+
+@_compiled()
+def _low(word: np.uint32) -> np.float32:
+    return _WORD(_WORD(word) << _WORD(16)).view(np.float32)
+
+
+@_compiled()
+def _high(word: np.uint32) -> np.float32:
+    return _WORD(word & _WORD(0xFFFF0000)).view(np.float32)
+
+
+@_compiled()
+def _pattern(x: np.float32) -> np.uint32:
+    return np.float32(x).view(np.uint32)
+
+
+@_compiled()
+def _value(pattern: np.uint32) -> np.float32:
+    return _WORD(pattern).view(np.float32)
+
+
+@_compiled(fastmath={"reassoc", "contract", "nsz"})
+def _sums_in_lanes(a: NDArray[np.uint32], b: NDArray[np.uint32], out: NDArray[np.float64]) -> None:
+    """Sum in float32, two bfloat16 values to a word, in whatever order is fastest."""
+    dd = aa = bb = ab = absolute = fourth = np.float32(0)
+    largest = _WORD(0)
+    for i in range(a.shape[0]):
+        x, y, X, Y = _low(a[i]), _low(b[i]), _high(a[i]), _high(b[i])
+        d, D = abs(y - x), abs(Y - X)
+        q, Q = d * d, D * D
+        largest = max(largest, _pattern(d), _pattern(D))
+        dd += q + Q
+        aa += x * x
+        aa += X * X
+        bb += y * y
+        bb += Y * Y
+        ab += x * y
+        ab += X * Y
+        absolute += d + D
+        fourth += q * q
+        fourth += Q * Q
+    out[0], out[1], out[2], out[3], out[4], out[5] = dd, aa, bb, ab, absolute, fourth
+    out[6] = _value(largest)
+
+
+@_compiled()
+def _add(x: float, y: float, out: NDArray[np.float64]) -> None:
+    d = abs(y - x) if x != y else 0.0  # two equal infinities differ by nothing
+    q = d * d
+    out[0] += q
+    out[1] += x * x
+    out[2] += y * y
+    out[3] += x * y
+    out[4] += d
+    out[5] += q * q
+    out[6] = max(out[6], d)
+
+
+@_compiled()
+def sums(a: NDArray[Any], b: NDArray[Any], out: NDArray[np.float64]) -> None:
+    """Add the seven sums of a pair of floating-point vectors to `out`, in float64."""
+    for i in range(a.shape[0]):
+        _add(np.float64(a[i]), np.float64(b[i]), out)
+
+
+@_compiled()
+def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
+    for i in range(a.shape[0]):
+        _add(np.float64(_low(_WORD(a[i]))), np.float64(_low(_WORD(b[i]))), out)
+
+
+@_compiled()
+def _sums_of_block(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
+    part = np.empty(7)
+    for s in range(0, a.shape[0], FOLD):
+        x, y = a[s : s + FOLD], b[s : s + FOLD]
+        _sums_in_lanes(x.view(np.uint32), y.view(np.uint32), part)
+        finite = part[0] + part[1] + part[2] + part[5] < _FINITE
+        seen = part[1] > _SAFE and part[2] > _SAFE and (part[5] > _SAFE or part[6] == 0)
+        if finite and seen:
+            for i in range(6):
+                out[i] += part[i]
+            out[6] = max(out[6], part[6])
+        else:
+            _sums_of_bits(x, y, out)
+
+
+@_compiled()
+def _classes(  # noqa: PLR0917
+    a: NDArray[np.uint16],
+    b: NDArray[np.uint16],
+    codes: NDArray[np.uint8],
+    unchanged: NDArray[np.uint8],
+    low: np.uint16,
+    classes: NDArray[np.uint8],
+) -> None:
+    """Name each entry's exponent and code by a byte; 0 to 15 where it did not change."""
+    for i in range(_U(a.shape[0])):
+        x, y = a[i], b[i]
+        key = _HALF(_HALF(_HALF((x & _HALF(0x7F80)) >> _HALF(3)) - low) + _HALF(codes[i]))
+        key = _HALF(min(key, _ELSEWHERE) + _HALF(16))
+        changed = (x != y) & (((x | y) & _HALF(0x7FFF)) != 0)
+        classes[i] = np.uint8(key) if changed else unchanged[i]
+
+
+@_compiled()
+def _count_pairs(  # noqa: PLR0917
+    words: NDArray[np.uint64],
+    pairs: NDArray[np.uint32],
+    a: NDArray[np.uint16],
+    b: NDArray[np.uint16],
+    codes: NDArray[np.uint8],
+    start: np.uint64,
+    code_start: np.uint64,
+    table: NDArray[np.int64],
+) -> None:
+    """Count classes two at a time: half the increments, and fewer that wait for the one before."""
+    for i in range(_U(words.shape[0])):
+        word = words[i]
+        here = start + i * _U(8)
+        if i & _U(3) == _U(0):  # the next block, while increments keep the core busy
+            _prefetch(a, here + _U(BLOCK))
+            _prefetch(b, here + _U(BLOCK))
+            _prefetch(codes, code_start + i * _U(8) + _U(BLOCK))
+        pairs[word & _U(0xFFFF)] += _WORD(1)
+        pairs[(word >> _U(16)) & _U(0xFFFF)] += _WORD(1)
+        pairs[(word >> _U(32)) & _U(0xFFFF)] += _WORD(1)
+        pairs[word >> _U(48)] += _WORD(1)
+        # a byte of 0xF0 is an exponent outside the window
+        if (
+            ((word & _U(0x7F7F7F7F7F7F7F7F)) + _U(0x1010101010101010))
+            & word
+            & _U(0x8080808080808080)
+        ):
+            for j in range(_U(8)):
+                if (word >> (j * _U(8))) & _U(0xFF) == _U(0xF0):
+                    exponent = (_U(a[here + j]) >> _U(7)) & _U(0xFF)
+                    table[exponent, codes[code_start + i * _U(8) + j]] += 1
+
+
+@_compiled()
+def _fold(pairs: NDArray[np.uint32], first: int, table: NDArray[np.int64]) -> None:
+    for key in range(16, int(_ELSEWHERE) + 16):
+        count = np.int64(0)
+        for other in range(256):
+            count += np.int64(pairs[key * 256 + other]) + np.int64(pairs[other * 256 + key])
+        exponent = first + (key >> 4) - 1
+        if exponent < 256:
+            table[exponent, key & 15] += count
+
+
+@_compiled()
+def pass_over(  # noqa: PLR0917
+    a: NDArray[np.uint16],
+    b: NDArray[np.uint16],
+    codes: NDArray[np.uint8],
+    first: int,
+    table: NDArray[np.int64],
+    out: NDArray[np.float64],
+) -> None:
+    """Add the sums of a pair of bfloat16 vectors to `out`, its changed entries to `table`.
+
+    Args:
+        a: Bits of the anchor, fewer than 2^32.
+        b: Bits of the checkpoint.
+        codes: Mask codes below 16, or nothing where every code is 0.
+        first: The first of the consecutive exponents that most entries have.
+        table: Changed entries by exponent and code, 256 x 16.
+        out: Seven sums: squares of the delta, of a and of b, product, absolute and fourth power of
+            the delta, its largest magnitude.
+    """
+    pairs = np.zeros(65536, np.uint32)
+    words = np.zeros(BLOCK // 8, np.uint64)
+    classes = words.view(np.uint8)
+    unchanged = (np.arange(BLOCK) & 15).astype(np.uint8)
+    zeros = np.zeros(BLOCK, np.uint8)
+    masked = codes.shape[0] > 0
+    all_codes = codes if masked else zeros
+    low = _HALF(first << 4)
+    whole = a.shape[0] // BLOCK * BLOCK
+    for s in range(0, whole, BLOCK):
+        x, y = a[s : s + BLOCK], b[s : s + BLOCK]
+        code_start = s if masked else 0
+        _classes(x, y, all_codes[code_start : code_start + BLOCK], unchanged, low, classes)
+        _sums_of_block(x, y, out)
+        _count_pairs(words, pairs, a, b, all_codes, _U(s), _U(code_start), table)
+    _fold(pairs, first, table)
+    for i in range(whole, a.shape[0]):
+        if a[i] != b[i] and ((a[i] | b[i]) & _HALF(0x7FFF)) != 0:
+            table[(a[i] >> 7) & 0xFF, codes[i] if masked else 0] += 1
+    _sums_of_bits(a[whole:], b[whole:], out)
+
+
+@_compiled()
+def magnitudes(a: NDArray[np.uint16], codes: NDArray[np.uint8], table: NDArray[np.int64]) -> None:
+    """Add the entries to `table`, 32768 x 16, by magnitude bits and code (none: 0)."""
+    masked = codes.shape[0] > 0
+    for i in range(_U(a.shape[0])):
+        table[a[i] & _HALF(0x7FFF), codes[i] if masked else np.uint8(0)] += 1
+
+
+@_compiled()
+def histogram(
+    keys: NDArray[Any], shift: int, width: int, prefix: int, table: NDArray[np.int64]
+) -> None:
+    """Count the `width` bits above `shift` of the keys whose bits before them are `prefix`."""
+    mask = np.int64(table.shape[0] - 1)
+    for i in range(_U(keys.shape[0])):
+        digits = np.int64(keys[i]) >> shift
+        if digits >> width == prefix:
+            table[_U(digits & mask)] += 1
+
+
+@_compiled()
+def mark(  # noqa: PLR0917
+    shift: int,
+    prefix: int,
+    inside: int,
+    keys: NDArray[Any],
+    codes: NDArray[np.uint8],
+    index: NDArray[np.int64],
+) -> int:
+    """Add `inside` to the codes of keys beyond `prefix`; twice that on it, if it is a whole key.
+
+    Returns:
+        How many keys start with a shorter `prefix`; their places are in `index`.
+    """
+    tie = np.uint8(2 * inside if shift == 0 else 0)
+    for i in range(_U(keys.shape[0])):
+        digits = np.int64(keys[i]) >> shift
+        codes[i] += np.uint8(inside) if digits > prefix else tie if digits == prefix else 0
+    found = 0
+    if shift > 0:
+        for i in range(_U(keys.shape[0])):
+            if np.int64(keys[i]) >> shift == prefix:
+                index[found] = i
+                found += 1
+    return found
