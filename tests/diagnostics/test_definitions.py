@@ -10,52 +10,38 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offaxis.catalog import collect
-from offaxis.diagnostics.base import Diagnostic, Matrix, Reading, WeightUpdate
-
-
-def diagnostics() -> dict[str, Diagnostic]:
-    return collect("offaxis.diagnostics", Diagnostic)
-
+from tests.updates import Case, case, diagnostics, read, values
 
 SHAPES = [(48, 80), (80, 48), (64, 64), (16, 16), (3, 9), (1, 6), (6, 1), (1, 1)]
 
 
-def update_of(W0: torch.Tensor, W1: torch.Tensor, edge: float = math.inf) -> WeightUpdate:
-    W0, W1 = W0.double(), W1.double()
-    return WeightUpdate(Matrix(W0), Matrix(W1), Matrix(W1 - W0), noise_edge=edge)
+def double(W0: torch.Tensor, W1: torch.Tensor, **options: object) -> Case:
+    return case(W0.double(), W1.double(), **options)
 
 
-def planted(shape: tuple[int, int], size: float = 0.02, seed: int = 0) -> WeightUpdate:
+def planted(
+    shape: tuple[int, int], size: float = 0.02, seed: int = 0, **options: object
+) -> Case:
     g = torch.Generator().manual_seed(seed)
     W0 = 0.05 * torch.randn(shape, generator=g)
     D = torch.randn(shape, generator=g)
-    return update_of(W0, W0 + size * D * W0.norm() / D.norm())
+    return double(W0, W0 + size * D * W0.norm() / D.norm(), **options)
 
 
-def read(update: WeightUpdate, name: str, **overrides: object) -> dict[str, Reading]:
-    item = diagnostics()[name]
-    return dict(item.function(update, **item.resolve(update.anchor.p, overrides)))
-
-
-def values(update: WeightUpdate, name: str, **overrides: object) -> dict[str, float | None]:
-    return {q: reading.value for q, reading in read(update, name, **overrides).items()}
-
-
-def numpy_of(update: WeightUpdate) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return update.anchor.W.numpy(), update.current.W.numpy(), update.delta.W.numpy()
+def numpy_of(found: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return found.W0.numpy(), found.W1.numpy(), found.D.numpy()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norms_and_ranks(shape: tuple[int, int]) -> None:
-    update = planted(shape)
-    W0, _, D = numpy_of(update)
+    found = planted(shape)
+    W0, _, D = numpy_of(found)
     s = np.linalg.svd(D)[1]
-    norms = values(update, "norm")
+    norms = values(found, "norm")
     assert norms["frobenius_norm"] == pytest.approx(np.sqrt((D**2).sum()), rel=1e-9)
     assert norms["relative_norm"] == pytest.approx(np.sqrt((D**2).sum() / (W0**2).sum()), rel=1e-9)
     assert norms["spectral_norm"] == pytest.approx(s[0], rel=1e-9)
-    ranks = values(update, "rank")
+    ranks = values(found, "rank")
     share = s / s.sum()
     assert ranks["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-9)
     assert ranks["effective_rank"] == pytest.approx(
@@ -67,23 +53,23 @@ def test_norms_and_ranks(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1e-7, 1e-3, 0.3])
 def test_spectral_shift(shape: tuple[int, int], size: float) -> None:
-    update = planted(shape, size)
-    W0, W1, _ = numpy_of(update)
+    found = planted(shape, size)
+    W0, W1, _ = numpy_of(found)
     s0, s1 = (scipy.linalg.svd(W, compute_uv=False, lapack_driver="gesvd") for W in (W0, W1))
     wanted = np.linalg.norm(s1 - s0) / np.linalg.norm(s0)
-    found = read(update, "spectral_shift")["spectral_shift"]
+    found = read(found, "spectral_shift")["spectral_shift"]
     assert abs(found.value - wanted) <= 1e-12
     assert found.error_bound <= 1e-12
-    assert found.value <= update.delta.norm / update.anchor.norm + 1e-12  # Mirsky
+    assert found.value <= found.update.norm / found.update.anchor.norm + 1e-12  # Mirsky
 
 
 @pytest.mark.parametrize("shape", [(48, 80), (80, 48), (64, 64), (16, 16)])
 def test_rotation(shape: tuple[int, int]) -> None:
-    update = planted(shape, 0.2)
-    W0, W1, D = numpy_of(update)
+    found = planted(shape, 0.2)
+    W0, W1, D = numpy_of(found)
     k = max(1, min(shape) // 8)
     (U0, s0, V0), (U1, _, V1) = np.linalg.svd(W0), np.linalg.svd(W1)
-    found = values(update, "rotation")
+    found = values(found, "rotation")
     for side, old, new in (("left", U0[:, :k], U1[:, :k]), ("right", V0[:k].T, V1[:k].T)):
         wanted = scipy.linalg.subspace_angles(old, new)
         assert found[f"{side}_max"] == pytest.approx(wanted.max(), abs=1e-7)
@@ -95,14 +81,14 @@ def test_rotation(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2])
 def test_sparsity_and_masks(shape: tuple[int, int], size: float) -> None:
-    update = planted(shape, size)
-    W0, W1 = update.anchor.W, update.current.W
+    found = planted(shape, size)
+    W0, W1 = found.W0, found.W1
     a, b = (W.float().bfloat16().float().numpy() for W in (W0, W1))
     changed = np.abs(b - a) > 1e-3 * np.maximum(np.abs(a), np.abs(b))
-    found = values(update, "sparsity")
+    found = values(found, "sparsity")
     assert found["sparsity"] == 1 - changed.mean()
     assert found["density"] == changed.mean()
-    overlaps = values(update, "masks")
+    overlaps = values(found, "masks")
     if not changed.any():
         assert set(overlaps.values()) == {None}
         return
@@ -122,17 +108,17 @@ def test_sparsity_and_masks(shape: tuple[int, int], size: float) -> None:
 
 
 def test_hill() -> None:
-    update = planted((64, 64), 0.1)
-    s = np.linalg.svd(numpy_of(update)[2])[1][:10]
+    found = planted((64, 64), 0.1)
+    s = np.linalg.svd(numpy_of(found)[2])[1][:10]
     wanted = 1 / np.mean(np.log(s[:9] / s[9]))
-    assert values(update, "tail")["hill"] == pytest.approx(wanted, rel=1e-9)
+    assert values(found, "tail")["hill"] == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_zero_update_reads_what_is_documented(shape: tuple[int, int]) -> None:
     W = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     found = {
-        q: reading for name in diagnostics() for q, reading in read(update_of(W, W), name).items()
+        q: reading for name in diagnostics() for q, reading in read(double(W, W), name).items()
     }
     undefined = {"principal_overlap", "low_magnitude_overlap", "hill"}
     for quantity, reading in found.items():
@@ -168,7 +154,7 @@ def test_nothing_is_ever_nan(shape: tuple[int, int], kind: str, seed: int) -> No
         shape, generator=g, dtype=torch.float64
     )
     for name in diagnostics():
-        for quantity, reading in read(update_of(W0, W1), name).items():
+        for quantity, reading in read(double(W0, W1), name).items():
             assert reading.value is None or math.isfinite(reading.value), quantity
             assert reading.value is not None or reading.flags, quantity
             assert math.isfinite(reading.error_bound), quantity
@@ -182,12 +168,12 @@ def test_planted_structure_is_recovered() -> None:
     s = torch.linspace(10, 1, 64, dtype=torch.float64)
     change = torch.zeros(64, dtype=torch.float64)
     change[:3] = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
-    update = update_of(U * s @ V.T, U * (s + change) @ V.T, edge=0.15)
-    assert values(update, "rotation")["left_max"] < 1e-12
-    assert values(update, "spectral_shift")["spectral_shift"] == pytest.approx(
+    found = double(U * s @ V.T, U * (s + change) @ V.T, edge=0.15)
+    assert values(found, "rotation")["left_max"] < 1e-12
+    assert values(found, "spectral_shift")["spectral_shift"] == pytest.approx(
         float(change.norm() / s.norm()), rel=1e-9
     )
-    ranks = values(update, "rank")
+    ranks = values(found, "rank")
     assert ranks["spikes"] == 2
     assert ranks["stable_rank"] == pytest.approx(0.14 / 0.09, rel=1e-9)
 
@@ -201,7 +187,7 @@ def test_a_planted_rotation_is_recovered() -> None:
     turned = V.clone()
     turned[:, 3] = math.cos(angle) * V[:, 3] + math.sin(angle) * V[:, 20]
     turned[:, 20] = math.cos(angle) * V[:, 20] - math.sin(angle) * V[:, 3]
-    found = read(update_of(U * s @ V.T, U * s @ turned.T), "rotation", k=4)
+    found = read(double(U * s @ V.T, U * s @ turned.T), "rotation", k=4)
     reading = found["right_max"]
     # the left vectors stay, the right ones turn; the smaller block turns too, by s_j/s_i of it
     assert reading.value == pytest.approx(angle, rel=1e-6)
@@ -216,9 +202,9 @@ def test_a_setting_outside_the_matrix_is_flagged() -> None:
 
 
 def test_every_quantity_is_declared_once_with_a_unit_and_a_source() -> None:
-    update = planted((32, 48))
+    found = planted((32, 48))
     for name, item in diagnostics().items():
-        assert list(read(update, name)) == list(item.units), name
+        assert list(read(found, name)) == list(item.units), name
         assert item.source
         assert item.function.__doc__
 
@@ -240,7 +226,7 @@ def test_the_bound_of_an_angle_knows_the_gap_of_both_sides() -> None:
     for closed in (1e-3, 1e-9, 1e-13):
         t = s.clone()
         t[3] = t[2] * (1 - closed)
-        found = read(update_of(U * s @ V.T, U * t @ V.T), "rotation", k=3)
+        found = read(double(U * s @ V.T, U * t @ V.T), "rotation", k=3)
         for name in ("left_max", "right_max", "left_mean", "right_mean"):
             assert found[name].value <= found[name].error_bound, closed
 
@@ -252,19 +238,19 @@ def test_the_bound_of_the_effective_rank_covers_rank_one() -> None:
             torch.randn(40, generator=g, dtype=torch.float64),
             torch.randn(60, generator=g, dtype=torch.float64),
         )
-        found = read(update_of(torch.ones(40, 60), torch.ones(40, 60) + D), "rank")
+        found = read(double(torch.ones(40, 60), torch.ones(40, 60) + D), "rank")
         # the pair is rounded to float64, which is an update of its own beside the exact rank one
         assert abs(found["effective_rank"].value - 1) <= 2 * found["effective_rank"].error_bound
 
 
 def test_an_anchor_without_directions_has_no_rotation() -> None:
     zero = torch.zeros(16, 16)
-    found = read(update_of(zero, torch.eye(16)), "rotation")
+    found = read(double(zero, torch.eye(16)), "rotation")
     assert {r.value for r in found.values()} == {None}
     assert {r.flags for r in found.values()} == {("zero_anchor",)}
     one = torch.zeros(16, 16)
     one[0, 0] = 1
-    found = read(update_of(one, one + 0.1 * torch.eye(16)), "rotation", k=2)
+    found = read(double(one, one + 0.1 * torch.eye(16)), "rotation", k=2)
     assert "tied_gap" in found["left_mean"].flags
     assert "rank_deficient" in found["gap"].flags
 
@@ -276,4 +262,4 @@ def test_planted_sparsity_is_recovered() -> None:
         touched = torch.zeros(4000, dtype=torch.bool)
         touched[torch.randperm(4000, generator=g)[: int(share * 4000)]] = True
         W1 = torch.where(touched.view(50, 80), W0 * 1.05, W0)
-        assert values(update_of(W0, W1), "sparsity")["density"] == share
+        assert values(double(W0, W1), "sparsity")["density"] == share

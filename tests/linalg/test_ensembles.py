@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from offaxis.linalg.ensembles import permutation, random_walk, sign_flip
+from offaxis.linalg.ensembles import (
+    flip_signs_,
+    permutation,
+    permute_,
+    random_walk,
+    sign_flip,
+)
 from offaxis.linalg.subspaces import similarity
 
 
@@ -58,3 +64,55 @@ def test_similarity_of_planted_subspaces() -> None:
     ]
     mean = sum(similarity(a, b) for a, b in zip(random[::2], random[1::2], strict=True)) / 20
     assert mean == pytest.approx(8 / 100, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_signs_flip_in_place(dtype: torch.dtype) -> None:
+    D = torch.randn(300, 333, generator=generator()).to(dtype)
+    flipped = D.clone()
+    flip_signs_(flipped, 2**64 - 1)
+    assert torch.equal(flipped.abs(), D.abs())
+    signs = (flipped * D).sign()
+    # four standard deviations: of the mean sign, of neighbours' products, of a column's
+    assert abs(float(signs.mean())) < 4 / D.numel() ** 0.5
+    assert abs(float((signs[:, 1:] * signs[:, :-1]).mean())) < 4 / D.numel() ** 0.5
+    assert float(signs.mean(0).square().mean()) == pytest.approx(1 / 300, rel=4 * (2 / 333) ** 0.5)
+
+
+def test_flips_in_turn_are_independent() -> None:
+    D = torch.ones(300, 333)
+    flip_signs_(D, 1)
+    first = D.clone()
+    flip_signs_(D, 2)
+    assert abs(float((D * first).mean())) < 4 / D.numel() ** 0.5
+    assert abs(float(D.mean())) < 4 / D.numel() ** 0.5
+    flip_signs_(D, 2)
+    assert torch.equal(D, first)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 65), (70, 1), (300, 333)])
+def test_entries_are_permuted_in_place(shape: tuple[int, int]) -> None:
+    D = torch.arange(shape[0] * shape[1], dtype=torch.float64).view(shape)
+    permuted = D.clone()
+    permute_(permuted, 7)
+    assert torch.equal(permuted.flatten().sort().values, D.flatten())
+    if D.numel() > 1000:
+        pair = torch.stack([permuted.flatten(), D.flatten()])
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 4 / D.numel() ** 0.5
+
+
+@pytest.mark.parametrize("ensemble", [flip_signs_, permute_])
+def test_draws_in_place_depend_on_the_seed_alone(ensemble) -> None:
+    draws = [torch.arange(1.0, 1001).view(20, 50) for _ in range(3)]
+    wide = torch.arange(1.0, 1001, dtype=torch.float64).view(50, 20)
+    for D, seed in zip([*draws, wide], [3, 3, 4, 3], strict=True):
+        ensemble(D, seed)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0].double().flatten(), wide.flatten())
+
+
+def test_signs_are_the_same_on_every_machine() -> None:
+    D = torch.ones(1, 8)
+    flip_signs_(D, 0)
+    assert D.int().tolist() == [[1, -1, 1, 1, -1, -1, 1, 1]]

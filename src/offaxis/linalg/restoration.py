@@ -96,7 +96,8 @@ def _binades(anchor: BFloat16[Tensor, "m n"]) -> _Binades:
 
 
 def _blocks(anchor: Tensor) -> tuple[Tensor, ...]:
-    return anchor.split(max(1, _BLOCK // anchor.shape[1]))
+    blocks: tuple[Tensor, ...] = anchor.split(max(1, _BLOCK // anchor.shape[1]))
+    return blocks
 
 
 def _fields(block: Tensor) -> Tensor:
