@@ -28,20 +28,20 @@ def planted(
     return double(W0, W0 + size * D * W0.norm() / D.norm(), **options)
 
 
-def numpy_of(found: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return found.W0.numpy(), found.W1.numpy(), found.D.numpy()
+def numpy_of(pair: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return pair.W0.numpy(), pair.W1.numpy(), pair.D.numpy()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norms_and_ranks(shape: tuple[int, int]) -> None:
-    found = planted(shape)
-    W0, _, D = numpy_of(found)
+    pair = planted(shape)
+    W0, _, D = numpy_of(pair)
     s = np.linalg.svd(D)[1]
-    norms = values(found, "norm")
+    norms = values(pair, "norm")
     assert norms["frobenius_norm"] == pytest.approx(np.sqrt((D**2).sum()), rel=1e-9)
     assert norms["relative_norm"] == pytest.approx(np.sqrt((D**2).sum() / (W0**2).sum()), rel=1e-9)
     assert norms["spectral_norm"] == pytest.approx(s[0], rel=1e-9)
-    ranks = values(found, "rank")
+    ranks = values(pair, "rank")
     share = s / s.sum()
     assert ranks["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-9)
     assert ranks["effective_rank"] == pytest.approx(
@@ -53,23 +53,23 @@ def test_norms_and_ranks(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1e-7, 1e-3, 0.3])
 def test_spectral_shift(shape: tuple[int, int], size: float) -> None:
-    found = planted(shape, size)
-    W0, W1, _ = numpy_of(found)
+    pair = planted(shape, size)
+    W0, W1, _ = numpy_of(pair)
     s0, s1 = (scipy.linalg.svd(W, compute_uv=False, lapack_driver="gesvd") for W in (W0, W1))
     wanted = np.linalg.norm(s1 - s0) / np.linalg.norm(s0)
-    found = read(found, "spectral_shift")["spectral_shift"]
+    found = read(pair, "spectral_shift")["spectral_shift"]
     assert abs(found.value - wanted) <= 1e-12
     assert found.error_bound <= 1e-12
-    assert found.value <= found.update.norm / found.update.anchor.norm + 1e-12  # Mirsky
+    assert found.value <= pair.update.norm / pair.update.anchor.norm + 1e-12  # Mirsky
 
 
 @pytest.mark.parametrize("shape", [(48, 80), (80, 48), (64, 64), (16, 16)])
 def test_rotation(shape: tuple[int, int]) -> None:
-    found = planted(shape, 0.2)
-    W0, W1, D = numpy_of(found)
+    pair = planted(shape, 0.2)
+    W0, W1, D = numpy_of(pair)
     k = max(1, min(shape) // 8)
     (U0, s0, V0), (U1, _, V1) = np.linalg.svd(W0), np.linalg.svd(W1)
-    found = values(found, "rotation")
+    found = values(pair, "rotation")
     for side, old, new in (("left", U0[:, :k], U1[:, :k]), ("right", V0[:k].T, V1[:k].T)):
         wanted = scipy.linalg.subspace_angles(old, new)
         assert found[f"{side}_max"] == pytest.approx(wanted.max(), abs=1e-7)
@@ -81,14 +81,14 @@ def test_rotation(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2])
 def test_sparsity_and_masks(shape: tuple[int, int], size: float) -> None:
-    found = planted(shape, size)
-    W0, W1 = found.W0, found.W1
+    pair = planted(shape, size)
+    W0, W1 = pair.W0, pair.W1
     a, b = (W.float().bfloat16().float().numpy() for W in (W0, W1))
     changed = np.abs(b - a) > 1e-3 * np.maximum(np.abs(a), np.abs(b))
-    found = values(found, "sparsity")
+    found = values(pair, "sparsity")
     assert found["sparsity"] == 1 - changed.mean()
     assert found["density"] == changed.mean()
-    overlaps = values(found, "masks")
+    overlaps = values(pair, "masks")
     if not changed.any():
         assert set(overlaps.values()) == {None}
         return
@@ -108,10 +108,10 @@ def test_sparsity_and_masks(shape: tuple[int, int], size: float) -> None:
 
 
 def test_hill() -> None:
-    found = planted((64, 64), 0.1)
-    s = np.linalg.svd(numpy_of(found)[2])[1][:10]
+    pair = planted((64, 64), 0.1)
+    s = np.linalg.svd(numpy_of(pair)[2])[1][:10]
     wanted = 1 / np.mean(np.log(s[:9] / s[9]))
-    assert values(found, "tail")["hill"] == pytest.approx(wanted, rel=1e-9)
+    assert values(pair, "tail")["hill"] == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -168,12 +168,12 @@ def test_planted_structure_is_recovered() -> None:
     s = torch.linspace(10, 1, 64, dtype=torch.float64)
     change = torch.zeros(64, dtype=torch.float64)
     change[:3] = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
-    found = double(U * s @ V.T, U * (s + change) @ V.T, edge=0.15)
-    assert values(found, "rotation")["left_max"] < 1e-12
-    assert values(found, "spectral_shift")["spectral_shift"] == pytest.approx(
+    pair = double(U * s @ V.T, U * (s + change) @ V.T, edge=0.15)
+    assert values(pair, "rotation")["left_max"] < 1e-12
+    assert values(pair, "spectral_shift")["spectral_shift"] == pytest.approx(
         float(change.norm() / s.norm()), rel=1e-9
     )
-    ranks = values(found, "rank")
+    ranks = values(pair, "rank")
     assert ranks["spikes"] == 2
     assert ranks["stable_rank"] == pytest.approx(0.14 / 0.09, rel=1e-9)
 
@@ -187,7 +187,7 @@ def test_a_planted_rotation_is_recovered() -> None:
     turned = V.clone()
     turned[:, 3] = math.cos(angle) * V[:, 3] + math.sin(angle) * V[:, 20]
     turned[:, 20] = math.cos(angle) * V[:, 20] - math.sin(angle) * V[:, 3]
-    found = read(double(U * s @ V.T, U * s @ turned.T), "rotation", k=4)
+    found = read(double(U * s @ V.T, U * s @ turned.T, rotation={"k": 4}), "rotation")
     reading = found["right_max"]
     # the left vectors stay, the right ones turn; the smaller block turns too, by s_j/s_i of it
     assert reading.value == pytest.approx(angle, rel=1e-6)
@@ -196,15 +196,15 @@ def test_a_planted_rotation_is_recovered() -> None:
 
 
 def test_a_setting_outside_the_matrix_is_flagged() -> None:
-    found = read(planted((16, 16)), "rotation", k=17)
+    found = read(planted((16, 16), rotation={"k": 17}), "rotation")
     assert {r.value for r in found.values()} == {None}
     assert {r.flags for r in found.values()} == {("k_outside_dimension",)}
 
 
 def test_every_quantity_is_declared_once_with_a_unit_and_a_source() -> None:
-    found = planted((32, 48))
+    pair = planted((32, 48))
     for name, item in diagnostics().items():
-        assert list(read(found, name)) == list(item.units), name
+        assert list(read(pair, name)) == list(item.units), name
         assert item.source
         assert item.function.__doc__
 
@@ -226,7 +226,7 @@ def test_the_bound_of_an_angle_knows_the_gap_of_both_sides() -> None:
     for closed in (1e-3, 1e-9, 1e-13):
         t = s.clone()
         t[3] = t[2] * (1 - closed)
-        found = read(double(U * s @ V.T, U * t @ V.T), "rotation", k=3)
+        found = read(double(U * s @ V.T, U * t @ V.T, rotation={"k": 3}), "rotation")
         for name in ("left_max", "right_max", "left_mean", "right_mean"):
             assert found[name].value <= found[name].error_bound, closed
 
@@ -250,7 +250,7 @@ def test_an_anchor_without_directions_has_no_rotation() -> None:
     assert {r.flags for r in found.values()} == {("zero_anchor",)}
     one = torch.zeros(16, 16)
     one[0, 0] = 1
-    found = read(double(one, one + 0.1 * torch.eye(16)), "rotation", k=2)
+    found = read(double(one, one + 0.1 * torch.eye(16), rotation={"k": 2}), "rotation")
     assert "tied_gap" in found["left_mean"].flags
     assert "rank_deficient" in found["gap"].flags
 

@@ -4,16 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-<<<<<<< HEAD
 from jaxtyping import Float, Float32, Float64
 from torch import Generator, Tensor
 
 _TINY = torch.finfo(torch.float64).tiny
-=======
-from jaxtyping import Float, Float64
-from torch import Generator, Tensor
-
->>>>>>> main
 _BLOCK = 1 << 15  # a multiple of 64
 
 
@@ -61,7 +55,6 @@ def random_walk(
         The position after each step over the largest of the norms, as no subspace knows its size;
         one buffer, which the next step moves on.
     """
-<<<<<<< HEAD
     rows, cols = (scale / scale.norm().clamp(min=_TINY) for scale in (row_rms, col_rms))
     profile = torch.outer(rows, cols).float()
     position = torch.zeros_like(profile)
@@ -70,14 +63,6 @@ def random_walk(
         step = torch.randn(profile.shape, generator=generator)
         position += step.mul_(profile).mul_(norm / largest)
         yield position
-=======
-    profile = torch.outer(row_rms, col_rms)
-    profile = profile / profile.norm().clamp(min=torch.finfo(profile.dtype).tiny)
-    return [
-        norm * profile * torch.randn(profile.shape, generator=generator, dtype=profile.dtype)
-        for norm in step_norms
-    ]
->>>>>>> main
 
 
 def flip_signs_(D: Float[Tensor, "m n"], seed: int) -> None:

@@ -154,11 +154,7 @@ class _Keys(NamedTuple):
         inside: int,
         codes: UInt8[Tensor, " entries"],
     ) -> Int64[Tensor, " few"]:
-<<<<<<< HEAD
-        """Add `inside` above the bin; return the places inside it, marked as ties if it is whole."""
-=======
         """Add `inside` above the bin; mark ties if it is whole, else return its places."""
->>>>>>> main
         whole = found.shift == 0
         if self.loops is not None and block.device.type == "cpu":
             index = torch.empty(0 if whole else found.entries, dtype=torch.int64)
@@ -176,11 +172,7 @@ class _Keys(NamedTuple):
 def _narrow(keys: _Keys, rank: int) -> _Bin:
     """Follow the key of the given rank from the top through histograms, digit by digit."""
     found = _Bin(0, keys.bits(), 0, keys.shape[0] * keys.shape[1])
-<<<<<<< HEAD
-    while found.shift > 0 and (found.prefix == 0 or found.entries > _FEW):
-=======
     while found.shift > 0 and found.entries > _FEW:
->>>>>>> main
         width = min(_DIGIT, found.shift)
         shift = found.shift - width
         bins = keys.histogram(shift, width, found.prefix)
