@@ -8,7 +8,8 @@ from offaxis.diagnostics.similarity import Stage, TopFactors, ranks_for, similar
 def factors(*axes: int) -> TopFactors:
     eye = torch.eye(12, dtype=torch.float64)
     s = torch.linspace(2, 0.1, 12, dtype=torch.float64)
-    return TopFactors(eye[:, list(axes)], eye[:, list(axes)].flip(1), s)
+    held = list(axes)
+    return TopFactors(eye[:, held], eye[:, held].flip(1), s, torch.zeros_like(s[: len(held)]))
 
 
 def test_planted_overlaps() -> None:
@@ -33,7 +34,8 @@ def test_a_zero_update_has_no_directions() -> None:
 
 
 def test_a_tie_at_the_boundary_bounds_nothing() -> None:
-    tied = TopFactors(*factors(0, 1)[:2], torch.ones(12, dtype=torch.float64))
+    whole = factors(0, 1)
+    tied = TopFactors(*whole[:2], torch.ones(12, dtype=torch.float64), whole.residuals)
     rows = similarity([Stage(tied, tied), Stage(tied, tied)], 2)
     assert rows[0]["right_to_final"].error_bound == 1
 
