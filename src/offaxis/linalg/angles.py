@@ -1,10 +1,12 @@
 """Principal angles between subspaces, right from 1e-9 rad to pi/2."""
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offaxis.errors import NumericsError
+from offaxis.linalg.gram import blocks, scale_exponent
+from offaxis.linalg.products import product
 
 ORTHONORMALITY = 1e-10
 _HALF = 0.5  # cos^2 of 45 degrees, where the two forms are equally well conditioned
@@ -18,7 +20,9 @@ def principal_angles(
     With $\sigma_i$ the singular values of $Q_a^\top Q_b$, the angles satisfy
     $\cos\theta_i = \sigma_i$. Angles below 45 degrees are taken from the sine, the singular values
     of $(I - Q_a Q_a^\top) Q_b$, whose rounding error stays at machine precision where that of the
-    cosine grows to its root.
+    cosine grows to its root. Between subspaces of different dimension they are the angles of the
+    smaller one into the larger: 0 throughout if it is contained, which is how containment of a
+    top-k subspace in a slightly larger one is read.
 
     Args:
         Q_a: Orthonormal basis, columns are the basis vectors.
@@ -43,15 +47,67 @@ def principal_angles(
         _require_orthonormal(name, Q)
     if Q_a.shape[1] < Q_b.shape[1]:
         Q_a, Q_b = Q_b, Q_a
-    C = Q_a.T @ Q_b
+    C = product(Q_a.T, Q_b)
+    # R has the residual's singular values, and k of them where the space has room for fewer
+    R = torch.linalg.qr(Q_b - product(Q_a, C), mode="r").R
+    sines = torch.linalg.svdvals(R).flip(0).clamp(max=1)
+    sines = torch.nn.functional.pad(sines, (Q_b.shape[1] - sines.numel(), 0))
+    angles: Tensor = sines.arcsin()
+    if sines.numel() == 0 or float(sines[-1].square()) < _HALF:
+        return angles
     cosines = torch.linalg.svdvals(C).clamp(max=1)
-    sines = torch.linalg.svdvals(Q_b - Q_a @ C).flip(0).clamp(max=1)
-    sines = torch.nn.functional.pad(sines, (cosines.numel() - sines.numel(), 0))
-    return torch.where(cosines.square() > _HALF, sines.arcsin(), cosines.arccos())
+    return torch.where(cosines.square() > _HALF, angles, cosines.arccos())
+
+
+def energy_lost(
+    W: Float[Tensor, "m n"],
+    s: Float64[Tensor, " k"],
+    U: Float64[Tensor, "m k"],
+    Q: Float64[Tensor, "m k"],
+) -> float:
+    r"""Return the share of a matrix's top-k energy that another k-dimensional space misses.
+
+    $L = 1-\mathrm{tr}(Q^\top WW^\top Q)/\sum_{i\le k}s_i^2$, in [0, 1]. Unlike the largest angle
+    it needs no gap behind $s_k$. Computed without cancellation from what each space leaves of the
+    other, $\sum_i s_i^2\lVert(I-QQ^\top)u_i\rVert^2-\lVert W^\top(I-UU^\top)Q\rVert_F^2$: right to
+    100 eps plus the error of U, both times the sum of the squared sines between the spaces. For
+    right subspaces pass the transposed matrix. 0 for the zero matrix.
+
+    Args:
+        W: The matrix.
+        s: Its k largest singular values, descending.
+        U: Their left singular vectors, as columns.
+        Q: Orthonormal basis of the space to judge.
+
+    Source:
+        Fan 1951, doi:10.1073/pnas.37.11.760: no space of dimension k holds more energy than the
+        top-k singular subspace.
+    """
+    if s[0] == 0:
+        return 0.0
+    C = product(U.T, Q)
+    missed = (U - product(Q, C.T)).square().sum(0)
+    found = _image_energy(W, Q - product(U, C), float(s[0]))
+    weights = (s / s[0]).square()
+    lost = float((weights * missed).sum()) - found
+    return min(max(lost / float(weights.sum()), 0.0), 1.0)
+
+
+def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: float) -> float:
+    r"""The squared norm of $W^	op E$ over unit^2, without a float64 copy of W."""
+    exponent = scale_exponent(W)
+    unit *= 2.0**-exponent
+    if W.shape[0] <= W.shape[1]:
+        images = (product(block.T, E) / unit for _, block in blocks(W, exponent))
+        return float(sum(image.square().sum() for image in images))
+    image = sum(product(block, E[part]) for part, block in blocks(W, exponent))
+    return float((torch.as_tensor(image) / unit).square().sum())
 
 
 def _require_orthonormal(name: str, Q: Float64[Tensor, "n k"]) -> None:
-    defect = (Q.T @ Q - torch.eye(Q.shape[1], dtype=Q.dtype)).abs().max().item()
+    defect = (
+        (product(Q.T, Q) - torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)).abs().max().item()
+    )
     if defect > ORTHONORMALITY:
         raise NumericsError(
             f"principal_angles, {name}",

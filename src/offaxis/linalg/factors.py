@@ -10,6 +10,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offaxis.linalg.gram import accumulate, blocks, gram, scale_exponent
+from offaxis.linalg.orthonormal import orthonormalised
+from offaxis.linalg.products import product
 from offaxis.linalg.tridiagonal import Eigensystem, eigensystem, eigenvalues
 
 EPS = torch.finfo(torch.float64).eps
@@ -165,7 +167,7 @@ def _values(
     if 4 * r > p:
         s = torch.linalg.svdvals(torch.cat([block for _, block in parts()], 1))
         return s, torch.full_like(s, float(least))
-    near = torch.linalg.qr(system.top(r)).Q
+    near = system.top(r)
     rest = partial(_remainder, parts, near, _other_side(parts, near, q))
     G = accumulate((block for _, block in rest()), p, s.device)
     size = G.diagonal().sum().sqrt()
@@ -190,14 +192,9 @@ def _other_side(parts: Parts, near: Float64[Tensor, "p k"], q: int) -> Float64[T
     """The longer side's vectors of the given ones, orthonormal, signs kept."""
     far = near.new_empty(q, near.shape[1])
     for part, block in parts():
-        far[part] = block.T @ near
-    norms = far.norm(dim=0)
-    far /= torch.where(norms > 0, norms, 1)
-    if norms[-1] > _LEADING * norms[0]:
-        return far
-    Q, R = torch.linalg.qr(far)
-    signed: Tensor = Q * torch.where(R.diagonal() < 0, -1.0, 1.0)
-    return signed
+        far[part] = product(block.T, near)
+    far /= far.norm(dim=0).clamp(min=torch.finfo(far.dtype).tiny)
+    return orthonormalised(far)
 
 
 def _unscaled(s: Tensor, bound: Tensor, exponent: int) -> Spectrum:
