@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from offaxis.linalg.products import in_units, product, unit_of
+from offaxis.linalg.products import in_units, largest, product, unit_of
 
 _EPS = torch.finfo(torch.float64).eps
 _WELL_RESOLVED = 1e-4  # of s_1; below it the Gram's vectors are no longer orthonormal to 1e-8
 _NULL = 1e-12  # of s_1; below it a right vector is completed, not computed
 _BLOCK = 1024
+_SKETCHES = 32
 
 
 class Basis(NamedTuple):
@@ -19,7 +20,7 @@ class Basis(NamedTuple):
 
     U and V are held in float32: their rounding enters what is measured relative to the update, not
     to the anchor. `U_top` and `V_top` are the leading columns in float64. `s_bound` is the absolute
-    error of each value.
+    error of each value; `outer` holds Gaussian vectors orthogonal to those of the longer side.
     """
 
     U: Float32[Tensor, "m p"]
@@ -28,6 +29,7 @@ class Basis(NamedTuple):
     s_bound: Float64[Tensor, " p"]
     U_top: Float64[Tensor, "m k"]
     V_top: Float64[Tensor, "n k"]
+    outer: Float32[Tensor, "q g"]
 
     @property
     def is_wide(self) -> bool:
@@ -62,7 +64,7 @@ def singular_basis(W: Float[Tensor, "m n"], *, k_top: int = 0) -> Basis:
     """
     A = W if W.shape[0] <= W.shape[1] else W.T
     p, q = A.shape
-    unit = unit_of(float(A.abs().max().double()))
+    unit = unit_of(largest(A))
     values, Q = torch.linalg.eigh(_gram(A, unit))
     Q = Q.flip(1)
     s = values.flip(0).clamp(min=0).sqrt()
@@ -83,9 +85,20 @@ def singular_basis(W: Float[Tensor, "m n"], *, k_top: int = 0) -> Basis:
     short, long = Q.float(), R.float()
     short_top = Q[:, : top.shape[1]].clone()
     s, bound = s * unit, bound.nan_to_num() * unit
+    outer = _outer(long)
     if W.shape[0] <= W.shape[1]:
-        return Basis(short, s, long, bound, short_top, top)
-    return Basis(long, s, short, bound, top, short_top)
+        return Basis(short, s, long, bound, short_top, top, outer)
+    return Basis(long, s, short, bound, top, short_top, outer)
+
+
+def _outer(long: Float32[Tensor, "q p"]) -> Float32[Tensor, "q g"]:
+    """Gaussian vectors orthogonal to the columns; none where these span everything."""
+    q, p = long.shape
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(q, _SKETCHES if p < q else 0, generator=generator).to(long.device)
+    for _ in range(2 if p < q else 0):
+        G = G - product(long, product(long.T, G))
+    return G
 
 
 def _gram(A: Tensor, unit: float) -> Float64[Tensor, "p p"]:

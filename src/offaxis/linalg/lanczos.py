@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from offaxis.linalg.products import in_units, product, unit_of
+from offaxis.linalg.products import in_units, largest, product, unit_of
 
-_CHECK_EVERY = 4
-_COPY_STEPS = 16  # enough to see a value equal to one that was found
+_CHECK_EVERY = 8
+_COPY_STEPS = 8  # enough to see a value equal to one that was found
 
 
 class TopSingular(NamedTuple):
@@ -81,7 +81,7 @@ def top_singular(
         section 11.5.
     """
     dtype = torch.float64 if double else torch.float32
-    unit = unit_of(float(D.abs().max()))
+    unit = unit_of(largest(D))
     A = in_units(D, unit, dtype)
     K = min(K, *D.shape)
     found = _Triples(
@@ -125,44 +125,47 @@ def bidiagonalise(
     largest value, or when the space is exhausted.
     """
     m, n = A.shape
-    locked = A.new_zeros(n, 0) if locked is None else locked
-    rank = max(1, min(max_steps, m, n - locked.shape[1]))
-    U, V = A.new_zeros(m, rank), A.new_zeros(n, rank + locked.shape[1])
-    held = locked.shape[1]
-    V[:, :held] = locked
+    held = 0 if locked is None else locked.shape[1]
+    rank = max(1, min(max_steps, m, n - held))
+    # vectors are rows, so that the ones in use are contiguous
+    U, V = A.new_zeros(rank, m), A.new_zeros(held + rank, n)
+    if locked is not None:
+        V[:held] = locked.T
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 1, generator=generator, dtype=torch.float64).to(A)
-    chain = Chain(U, V[:, held:], [], [])
-    size = _orthogonalised(x, V[:, :held])
+    chain = Chain(U.T, V[held:].T, [], [])
+    size = _orthogonalised(x, V[:held])
     for j in range(rank):
-        V[:, held + j : held + j + 1] = x / size if size > 0 else x
-        y = product(A, V[:, held + j : held + j + 1])
-        chain.diagonal.append(_orthogonalised(y, U[:, :j]))
-        largest = max(chain.diagonal)
-        negligible = 4 * torch.finfo(A.dtype).eps * largest
+        V[held + j] = x[:, 0] / size if size > 0 else x[:, 0]
+        y = product(A, V[held + j, :, None])
+        chain.diagonal.append(_orthogonalised(y, U[:j]))
+        negligible = 4 * torch.finfo(A.dtype).eps * max(chain.diagonal)
+        size = 0.0
         if chain.diagonal[j] > negligible:
-            U[:, j : j + 1] = y / chain.diagonal[j]
-            x = product(A.T, U[:, j : j + 1])
-            size = _orthogonalised(x, V[:, : held + j + 1])
-        else:
-            size = 0.0
+            U[j] = y[:, 0] / chain.diagonal[j]
+            x = product(A.T, U[j, :, None])
+            size = _orthogonalised(x, V[: held + j + 1])
         chain.above.append(size)
-        done = size <= negligible
-        if wanted and not done and j + 1 >= wanted and (j + 1) % _CHECK_EVERY == 0:
-            _, s, _, residual = chain.triples()
-            done = bool((residual[:wanted] <= tolerance * s[0]).all())
-        if done:
+        if size <= negligible or _has_converged(chain, wanted, tolerance):
             break
-    size_ = len(chain.diagonal)
-    return Chain(U[:, :size_], V[:, held : held + size_], chain.diagonal, chain.above)
+    length = len(chain.diagonal)
+    return Chain(U[:length].T, V[held : held + length].T, chain.diagonal, chain.above)
 
 
-def _orthogonalised(x: Tensor, Q: Tensor) -> float:
-    """Take out of x, in place, what lies in span Q, twice; return the norm that is left."""
-    if Q.shape[1]:
+def _has_converged(chain: Chain, wanted: int, tolerance: float) -> bool:
+    steps = len(chain.diagonal)
+    if not wanted or steps < wanted or steps % _CHECK_EVERY:
+        return False
+    _, s, _, residual = chain.triples()
+    return bool((residual[:wanted] <= tolerance * s[0]).all())
+
+
+def _orthogonalised(x: Float[Tensor, "n 1"], rows: Float[Tensor, "j n"]) -> float:
+    """Take out of x, in place, what lies in the span of the rows, twice; return its norm then."""
+    if rows.shape[0]:
         for _ in range(2):
-            x -= product(Q, product(Q.T, x))
-    return float(x.double().norm())
+            x -= product(rows.T, product(rows, x))
+    return float(torch.linalg.vector_norm(x))
 
 
 class _Triples(NamedTuple):

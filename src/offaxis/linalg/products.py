@@ -55,10 +55,16 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def unit_of(largest: float, *, tame: int = 20) -> float:
+def largest(A: Float[Tensor, "a b"]) -> float:
+    """Return the largest magnitude in a matrix."""
+    low, high = A.aminmax()
+    return max(-float(low), float(high))
+
+
+def unit_of(magnitude: float, *, tame: int = 20) -> float:
     """Return a power of two near a magnitude; 1 where its exponent is below `tame`, or it is 0."""
-    exponent = math.frexp(largest)[1]
-    return 1.0 if largest == 0 or abs(exponent) < tame else math.ldexp(1.0, exponent)
+    exponent = math.frexp(magnitude)[1]
+    return 1.0 if magnitude == 0 or abs(exponent) < tame else math.ldexp(1.0, exponent)
 
 
 def in_units(A: Float[Tensor, "a b"], unit: float, dtype: torch.dtype) -> Float[Tensor, "a b"]:

@@ -7,13 +7,14 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from offaxis.linalg.basis import Basis
-from offaxis.linalg.products import coarse_product, in_units, product, unit_of
+from offaxis.linalg.products import COARSE, coarse_product, in_units, largest, product, unit_of
 
 BUFFER = 32
 """Directions kept exactly beyond the containing subspace, to keep its boundary well separated."""
 
-_SKETCHES = 32
 _SAMPLE = 128
+_SMALL = 512  # up to it, coarse products save nothing
+_SINGLE = torch.finfo(torch.float32).eps
 _ROWS = 256
 
 
@@ -22,13 +23,14 @@ class Projection(NamedTuple):
 
     In units of `unit`, and turned so that the anchor has no more rows than columns (`is_wide` tells
     whether it was so): with $K = U^\top dW$ and $P = KV$, `K_top` holds the first t rows of K,
-    `P_top` the first t rows of P and `P_left` its first t columns, all to float32; `rest` holds the
-    rows and columns beyond, rounded to bfloat16 on the way, where the whole was asked for.
+    `P_top` the first t rows of P and `P_left` its first t columns; `rest` holds what is
+    beyond where the whole was asked for, rounded to bfloat16 on the way.
 
     Attributes:
         k: The dimension of the principal subspaces.
         containing: Dimension of the slightly larger subspace, k + max(1, k // 8), at most p.
         diagonal: diag(P); `above` and `below` are the diagonals beside it.
+        rounding: Relative rounding of the leading rows and columns.
         sample: Every so-many-th direction beyond t, with its row and its column of P.
         outside: Squared norms of the rows of $K - PV^\top$, estimated from a sketch.
     """
@@ -39,6 +41,7 @@ class Projection(NamedTuple):
     s: Float64[Tensor, " p"]
     unit: float
     is_wide: bool
+    is_zero: bool
     k: int
     containing: int
     K_top: Float32[Tensor, "t q"]
@@ -48,6 +51,7 @@ class Projection(NamedTuple):
     diagonal: Float64[Tensor, " p"]
     above: Float64[Tensor, " p_1"]
     below: Float64[Tensor, " p_1"]
+    rounding: float
     sample: Int64[Tensor, " j"]
     sample_rows: Float32[Tensor, "j p"]
     sample_columns: Float32[Tensor, "p j"]
@@ -57,11 +61,6 @@ class Projection(NamedTuple):
     def t(self) -> int:
         """How many leading directions are known to float32."""
         return self.K_top.shape[0]
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether the update changes nothing."""
-        return not bool(self.D.any())
 
 
 def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True) -> Projection:
@@ -74,16 +73,20 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         basis: The anchor's.
         D: The update, current minus anchor, in float32 or float64.
         k: Dimension of the principal subspaces, in [1, p].
-        whole: Whether the energy inside the principal blocks will be asked for.
+        whole: Whether the energy inside the principal blocks will be asked for. Without it, as for
+            the draws of a null, the leading rows and columns of large matrices are rounded too, for
+            an update whose entries in the basis are alike in size.
     """
     unit = unit_of(float(basis.s[0]))
     A = in_units(D if basis.is_wide else D.T, unit, torch.float32)
     short, long, p = basis.short, basis.long, basis.s.numel()
     containing = min(p, k + max(1, k // 8))
     t = min(p, containing + BUFFER)
-    K_top = product(short[:, :t].T, A)
-    P_top = product(K_top, long)
-    P_left = product(short.T, product(A, long[:, :t]))
+    precise = whole or p <= _SMALL
+    leading = product if precise else coarse_product
+    K_top = leading(short[:, :t].T, A)
+    P_top = leading(K_top, long)
+    P_left = leading(short.T, leading(A, long[:, :t]))
     M = coarse_product(A, long[:, t:])
     sample = torch.arange(t, p, max(1, -(-(p - t) // _SAMPLE)), device=A.device)
     drawn = sample - t
@@ -106,6 +109,7 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         s=basis.s / unit,
         unit=unit,
         is_wide=basis.is_wide,
+        is_zero=largest(D) == 0,
         k=k,
         containing=containing,
         K_top=K_top,
@@ -115,10 +119,12 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         diagonal=torch.cat([P_top.diagonal(), diagonals[0]]).double(),
         above=torch.cat([P_top.diagonal(1)[:t], diagonals[1]]).double(),
         below=torch.cat([P_left.diagonal(-1)[:t], diagonals[2]]).double(),
+        rounding=_SINGLE if precise else COARSE,
         sample=sample,
         sample_rows=rows,
         sample_columns=columns,
-        outside=_outside(A, short, long),
+        outside=product(short.T, product(A, basis.outer)).double().square().sum(1)
+        / max(1, basis.outer.shape[1]),
     )
 
 
@@ -154,17 +160,3 @@ def _rows(projection: Projection, start: int, stop: int) -> Float32[Tensor, "r p
     first = max(start, t)
     below = torch.cat([projection.P_left[first:stop], projection.rest[first - t : stop - t]], 1)
     return torch.cat([leading, below]) if start < t else below
-
-
-def _outside(
-    A: Float[Tensor, "p q"], short: Float32[Tensor, "p p"], long: Float32[Tensor, "q p"]
-) -> Float64[Tensor, " p"]:
-    """Squared row norms of U'dW outside the span of V, from a Gaussian sketch of that span."""
-    p, q = A.shape
-    if p == q:
-        return torch.zeros(p, dtype=torch.float64, device=A.device)
-    generator = torch.Generator().manual_seed(0)
-    G = torch.randn(q, _SKETCHES, generator=generator).to(A.device)
-    G = G - product(long, product(long.T, G))
-    K = product(short.T, product(A, G))
-    return K.double().square().mean(1)

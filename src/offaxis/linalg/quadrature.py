@@ -9,7 +9,7 @@ from torch import Tensor
 
 from offaxis.linalg import ranks
 from offaxis.linalg.lanczos import TopSingular, bidiagonalise
-from offaxis.linalg.products import in_units, product, unit_of
+from offaxis.linalg.products import in_units, largest, product, unit_of
 
 EXACT_BELOW = 512
 """Smaller dimension up to which the whole spectrum is computed instead."""
@@ -59,16 +59,17 @@ def effective_rank(
     Source:
         Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974; Roy & Vetterli 2007 (the effective rank).
     """
-    unit = unit_of(float(D.abs().max()))
-    A = in_units(D, unit, torch.float32)
-    if not bool(A.any()):
+    size = largest(D)
+    if size == 0:
         return Estimate(0.0, 0.0)
+    unit = unit_of(size)
+    A = in_units(D, unit, torch.float32)
     p = min(A.shape)
     if p <= EXACT_BELOW:
         return _exact(A)
     A = A.T if A.shape[0] <= A.shape[1] else A
     found, locked = _known(top, unit, A, D.shape[0] <= D.shape[1])
-    energy = float(torch.linalg.vector_norm(A, dtype=torch.float64)) ** 2
+    energy = float(torch.linalg.vector_norm(A)) ** 2
     rest, free = energy - float(found.square().sum()), p - found.numel()
     chains = [bidiagonalise(A, seed + 1 + i, max_steps=steps, locked=locked) for i in range(probes)]
     values = []

@@ -13,13 +13,16 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from offaxis.linalg.products import product
+from offaxis.linalg.products import COARSE, coarse_product, product
 from offaxis.linalg.projection import Projection
+
+NEGLIGIBLE = 0.01
+"""Size of an update, in units of the anchor's k-th value, whose square needs no precision."""
 
 _EPS = torch.finfo(torch.float64).eps
 _SINGLE = torch.finfo(torch.float32).eps
 _SAFETY = 3.0
-_BOUNDARY = 32  # columns next to the boundary that a sampled sweep always takes
+_BOUNDARY = 16  # columns next to the boundary that a sampled sweep always takes
 
 
 class Refinement(NamedTuple):
@@ -68,7 +71,7 @@ def refine(
     Source:
         Davidson 1975, doi:10.1016/0021-9991(75)90065-0; Stewart & Sun 1990, section V.2.
     """
-    problem = _problem(projection)
+    problem = _problem(projection, spectral_norm)
     k, r = projection.k, projection.containing
     C, Z = problem.identity(r), problem.first(r)
     EZ = torch.zeros_like(Z)
@@ -88,6 +91,7 @@ def refine(
             gained = contraction if sweep else 1.0
             error = math.hypot(size, coupled) * gained / max(1 - contraction, 1e-3)
             turning = math.hypot(float(Z[:, :k].norm()), float(C[k:, :k].norm()))
+            error += COARSE * NEGLIGIBLE * turning
             if error <= tolerance * turning or contraction == 1:
                 break
             if sweep:
@@ -194,17 +198,19 @@ class _Problem(NamedTuple):
         return float((moved / gaps).norm())
 
     def rounding(self, Z: Tensor, theta: Tensor, k: int) -> float:
-        """What float32 leaves in the angles: across the boundary, and in the corrections."""
-        if k >= self.lam.numel():
-            return 0.0
+        """What float32 leaves in the angles, those to the longer side's null space included."""
         update = self.projection
-        size = max(float(update.P_top.norm()), float(update.P_left.norm()))
-        size = 2 * float(update.s[0]) * size / math.sqrt(self.lam.numel())
-        entry = _SINGLE * size + 8 * _EPS * float(self.lam[0])
-        below = torch.cat([theta[k:], self.lam[len(theta) :]])
-        gaps = theta[:k, None] - below
-        gaps = gaps.clamp(min=_EPS * float(self.lam[0]) + 1e-300)
-        return entry * float(gaps.reciprocal().norm()) + 4 * _SINGLE * float(Z[:, :k].norm())
+        if update.rounding > _SINGLE:
+            size = float(update.K_top.norm()) / math.sqrt(update.K_top.numel())
+        else:
+            size = max(float(update.P_top.norm()), float(update.P_left.norm()))
+            size /= math.sqrt(self.lam.numel())
+        noise = 2 * update.rounding * size * theta[:k].clamp(min=0).sqrt()
+        noise += 8 * _EPS * float(self.lam[0])
+        beyond = theta.new_zeros(min(1, update.D.shape[1] - update.D.shape[0]))
+        below = torch.cat([theta[k:], self.lam[len(theta) :], beyond])
+        gaps = (theta[:k, None] - below).clamp(min=_EPS * float(self.lam[0]) + 1e-300)
+        return float((noise[:, None] / gaps).norm()) + 4 * _SINGLE * float(Z[:, :k].norm())
 
     def is_separated(self, theta: Tensor, k: int, spectral_norm: float) -> bool:
         """Whether the rest stays below the k-th value, by Weyl or else by a few Lanczos steps."""
@@ -243,7 +249,7 @@ class _Problem(NamedTuple):
         return float(values[-1]) + beside[len(diagonal) - 1] * float(vectors[-1, -1].abs())
 
 
-def _problem(update: Projection) -> _Problem:
+def _problem(update: Projection, spectral_norm: float) -> _Problem:
     t, s = update.t, update.s
     lam = s.square()
     inner = update.P_top[:, :t].double() * s[:t]
@@ -251,6 +257,8 @@ def _problem(update: Projection) -> _Problem:
     H = (H + H.T) / 2 + torch.diag(lam[:t])
     single = s.float()
     coupling = update.P_left[t:] * single[:t] + single[t:, None] * update.P_top[:, t:].T
-    coupling += product(update.short[:, t:].T, product(update.D, update.K_top.T.contiguous()))
+    is_small = spectral_norm <= NEGLIGIBLE * float(s[update.k - 1]) * update.unit
+    second = coarse_product if is_small and t < s.numel() else product
+    coupling += second(update.short[:, t:].T, second(update.D, update.K_top.T.contiguous()))
     shifted = lam[t:] + 2 * s[t:] * update.diagonal[t:]
     return _Problem(update, lam, H, coupling, shifted)

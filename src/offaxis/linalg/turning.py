@@ -9,13 +9,13 @@ from torch import Tensor
 
 from offaxis.linalg.products import product
 from offaxis.linalg.projection import Projection
-from offaxis.linalg.refinement import Refinement, refine
+from offaxis.linalg.refinement import NEGLIGIBLE, Refinement, refine
 
 RESOLUTION = 1e-5
 """Error of the mean angle, in radians, that is always good enough."""
 
 _SHARE = 0.1  # of the mean angle that its error may be where that is larger
-_EPS = torch.finfo(torch.float64).eps
+_ROOT = torch.finfo(torch.float64).eps ** 0.5  # of a sine from its square
 
 
 class Side(NamedTuple):
@@ -88,14 +88,16 @@ def turned_angles(projection: Projection, *, spectral_norm: float) -> Turning:
     X, outside, neglected = _other_side(projection, refined, spectral_norm)
     long = _side(X, outside, lam, k)
     left, right = (short, long) if projection.is_wide else (long, short)
-    error = refined.error + neglected
+    largest = max(float(side.angles[-1]) for side in (left, right))
+    error = refined.error + neglected + _ROOT * largest
     bound = min(error, math.pi / 2)
     mean_bound = min(error / math.sqrt(k), math.pi / 2)
     smallest = min(float(side.angles.mean()) for side in (left, right))
     met = refined.separated and mean_bound <= max(RESOLUTION, _SHARE * smallest)
-    contained = max(float(side.containment.norm()) for side in (left, right))
-    spread = min(1.0, error * math.sqrt(k) / max(math.sqrt(k) * float(refined.rest.norm()), error))
-    contained_bound = (refined.contraction + spread) * contained / math.sqrt(k) + 1e-7
+    turned = max(float(side.angles.norm()) for side in (left, right))
+    relative = refined.contraction + min(1.0, error / max(turned, error)) if error > 0 else 0.0
+    contained = max(float(side.containment.norm()) for side in (left, right)) / math.sqrt(k)
+    contained_bound = relative * contained + mean_bound * relative + 4 * _ROOT
     lost = max(left.energy_lost, right.energy_lost)
     extra = (error**2) * float(lam[0] / lam[:k].sum())
     energy_bound = 2 * math.sqrt(max(lost, 0.0) * extra) + extra + 1e-14
@@ -116,30 +118,31 @@ def _other_side(
 ) -> tuple[Float64[Tensor, "p r"], Float64[Tensor, "r r"], float]:
     """W_t' Y in the anchor's right basis, the Gram of what lies outside, and what was left out.
 
-    P' applied to the small rest of Y is taken only where the whole of P is at hand.
+    dW' applied to the small rest of Y is of second order, and left out where it is negligible.
     """
-    t, s = projection.t, projection.s
+    t, s, k = projection.t, projection.s, projection.k
     C, Z = refined.leading, refined.rest
     moved = product(projection.P_top.T, C.float())
+    F = (
+        product(projection.K_top.T, C.float())
+        if projection.D.shape[0] < len(projection.long)
+        else None
+    )
+    least = math.sqrt(max(float(refined.theta[k - 1]), 1e-300))
+    neglected = spectral_norm / projection.unit / least
+    if neglected > NEGLIGIBLE and Z.shape[0]:
+        rest = product(projection.D.T, product(projection.short[:, t:], Z))
+        moved += product(projection.long.T, rest)
+        F = F if F is None else F + rest
+        neglected = 0.0
     outside = torch.zeros(C.shape[1], C.shape[1], dtype=C.dtype, device=C.device)
-    neglected = 0.0
-    if projection.rest is not None:
-        moved[:t] += product(projection.P_left[t:].T, Z)
-        moved[t:] += product(projection.rest.T, Z)
-    elif Z.shape[0]:
-        least = math.sqrt(max(float(refined.theta[projection.k - 1]), 1e-300))
-        size = float(Z[:, : projection.k].norm())
-        neglected = spectral_norm / projection.unit * size / least
-    if projection.D.shape[0] < projection.D.shape[1]:
-        F = product(projection.K_top.T, C.float())
-        if Z.shape[0]:
-            F += product(projection.D.T, product(projection.short[:, t:], Z))
-        F -= product(projection.long, product(projection.long.T, F))
+    if F is not None:
+        F -= product(projection.long, moved)
         outside = product(F.T, F).double()
     X = moved.double()
     X[:t] += s[:t, None] * C
     X[t:] += s[t:, None] * Z.double()
-    return X, outside, neglected
+    return X, outside, neglected * float(Z[:, :k].norm())
 
 
 def _side(
