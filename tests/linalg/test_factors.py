@@ -134,6 +134,18 @@ def test_deficient_matrices(shape: tuple[int, int], s: torch.Tensor) -> None:
         assert found.resolved == 96
 
 
+@pytest.mark.parametrize("shape", [(96, 130), (130, 96), (96, 96)])
+@pytest.mark.parametrize("small", [[0.0] * 8, [1e-4, 1e-5, 1e-6, 1e-6, 1e-7, 1e-9], [5e-4, 1e-8]])
+def test_a_few_small_values(shape: tuple[int, int], small: list[float]) -> None:
+    s = torch.linspace(1, 0.1, 96, dtype=torch.float64)
+    s[96 - len(small) :] = torch.tensor(small, dtype=torch.float64)
+    W = built(shape, s)
+    check_values(W)
+    found, truth = spectrum(W).s, exact_svd(W).s
+    assert bool(((found - truth).abs() <= 1e-9 * truth + 4 * judge_error(W, truth)).all())
+    assert effective_rank(found) == pytest.approx(effective_rank(truth), rel=1e-9)
+
+
 def test_nothing_but_rounding_is_left_of_a_planted_rank() -> None:
     W = built((96, 130), torch.tensor([2.0, 1.5, 1.2, 1.0] + [0.0] * 92, dtype=torch.float64))
     found = factorise(W).spectrum

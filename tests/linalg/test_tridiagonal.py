@@ -35,6 +35,8 @@ def test_values_and_leading_vectors(kind, n: int) -> None:
         Q = system.top(k)
         assert float((Q.T @ Q - torch.eye(k, dtype=Q.dtype)).abs().max()) < 1e-13
         assert float((G @ Q - Q * values[:k]).abs().max()) < 1e-12
+        Q = system.bottom(k)
+        assert float((G @ Q - Q * values[n - k :]).abs().max()) < 1e-12
 
 
 @given(

@@ -26,6 +26,10 @@ class Eigensystem(ABC):
     def top(self, k: int) -> Float64[Tensor, "p k"]:
         """Return orthonormal eigenvectors of the k largest eigenvalues, as columns."""
 
+    @abstractmethod
+    def bottom(self, k: int) -> Float64[Tensor, "p k"]:
+        """Return orthonormal eigenvectors of the k smallest eigenvalues, values descending."""
+
 
 class Tridiagonal(Eigensystem):
     r"""$G=QTQ^\top$ by Householder reflectors, which stay where G was.
@@ -35,7 +39,7 @@ class Tridiagonal(Eigensystem):
     1e-11, or with another value or a residual, are replaced by divide and conquer; the rest is made
     orthonormal to rounding.
 
-    Peak extra memory: p k float64 numbers for the vectors.
+    Peak extra memory: 5 p k float64 numbers while k vectors are found, of which p k are returned.
 
     Source:
         LAPACK `dsytrd`, `dsterf`, `dstemr`, `dormtr`, `dstevd`.
@@ -52,19 +56,26 @@ class Tridiagonal(Eigensystem):
 
     def top(self, k: int) -> Float64[Tensor, "p k"]:
         """Return orthonormal eigenvectors of the k largest eigenvalues, as columns."""
-        n = self._d.size
-        found = lapack.stemr(self._d, self._e, n - k, n - 1)
-        if found is None or not self._holds(*found):
+        return self._vectors(self._d.size - k, k)
+
+    def bottom(self, k: int) -> Float64[Tensor, "p k"]:
+        """Return orthonormal eigenvectors of the k smallest eigenvalues, values descending."""
+        return self._vectors(0, k)
+
+    def _vectors(self, first: int, k: int) -> Float64[Tensor, "p k"]:
+        """The vectors from a place on, counted from the smallest value."""
+        found = lapack.stemr(self._d, self._e, first, first + k - 1)
+        if found is None or not self._holds(first, *found):
             _, vectors, info = scipy_lapack.dstevd(self._d, self._e)
-            _converged(info, n)
-            found = self._d, np.asfortranarray(vectors[:, n - k :])
+            _converged(info, self._d.size)
+            found = self._d, np.asfortranarray(vectors[:, first : first + k])
         Z = found[1]
         lapack.apply_reflectors(self._A, self._tau, Z)
         return orthonormalised(torch.from_numpy(Z).flip(1))
 
-    def _holds(self, values: NDArray[np.float64], Z: NDArray[np.float64]) -> bool:
+    def _holds(self, first: int, values: NDArray[np.float64], Z: NDArray[np.float64]) -> bool:
         k = Z.shape[1]
-        exact = self.values[:k].flip(0).numpy()
+        exact = self.values.flip(0)[first : first + k].numpy()
         image = self._d[:, None] * Z
         image[1:] += self._e[:, None] * Z[:-1]
         image[:-1] += self._e[:, None] * Z[1:]
@@ -85,6 +96,11 @@ class Dense(Eigensystem):
         """Return orthonormal eigenvectors of the k largest eigenvalues, as columns."""
         leading: Tensor = self._Q[:, self._Q.shape[1] - k :].flip(1)
         return leading
+
+    def bottom(self, k: int) -> Float64[Tensor, "p k"]:
+        """Return orthonormal eigenvectors of the k smallest eigenvalues, values descending."""
+        last: Tensor = self._Q[:, :k].flip(1)
+        return last
 
 
 def eigensystem(G: Float64[Tensor, "p p"]) -> Eigensystem:
