@@ -55,7 +55,7 @@ def spectrum(W: Float[Tensor, "m n"]) -> Spectrum:
     matrix if those are few, by LAPACK's SVD of the matrix otherwise; then right to about
     max(m, n) eps s_1.
 
-    Peak extra memory: p^2 + 768 p float64 numbers; where it comes to LAPACK, three copies of the
+    Peak extra memory: p^2 + 1300 p float64 numbers; where it comes to LAPACK, three copies of the
     matrix in float64.
 
     Source:
@@ -72,8 +72,9 @@ def spectrum(W: Float[Tensor, "m n"]) -> Spectrum:
 def factorise(W: Float[Tensor, "m n"]) -> "SymmetricFactors":
     """Return the spectrum, and leading vectors on demand, from one tridiagonalisation.
 
-    The values are those of `spectrum` to its bounds. Peak extra memory: p^2 + 768 p float64
-    numbers, of which p^2 stay until the result is dropped; and (m + n + p) k for k vectors.
+    The values are those of `spectrum` to its bounds. Peak extra memory: p^2 + 1300 p float64
+    numbers, of which p^2 stay until the result is dropped, and at most 5 (m + n) k while k vectors
+    are found, of which (m + n) k are returned.
     """
     exponent = scale_exponent(W)
     parts = partial(blocks, W, exponent)
