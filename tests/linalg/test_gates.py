@@ -61,12 +61,17 @@ def test_independent_updates_read_one(anchor, law: str, rms: float) -> None:
 @pytest.mark.trials
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("rms", SIZES)
-@pytest.mark.parametrize("seed", range(3))
-def test_independent_updates_lie_in_the_bounds(law: str, rms: float, seed: int) -> None:
-    W, code = large(seed)
-    X = after(W, rms * like.independent(law, 100 + seed, *LONG))
-    assert 0.97 <= gates.odds_ratio(like.counted(W, X, code), PRINCIPAL).value <= 1.03
-    assert 0.97 <= consistency(W, X, code).value <= 1.06
+def test_independent_updates_lie_in_the_bounds(law: str, rms: float) -> None:
+    """On average; one update may stray by its own error, and by profiles that agree by chance."""
+    odds, seen = [], []
+    for seed in range(3):
+        W, code = large(seed)
+        X = after(W, rms * like.independent(law, 100 + seed, *LONG))
+        odds.append(gates.odds_ratio(like.counted(W, X, code), PRINCIPAL))
+        seen.append(consistency(W, X, code))
+    for found, low, high in ((odds, 0.97, 1.03), (seen, 0.97, 1.06)):
+        assert low <= math.prod(each.value for each in found) ** (1 / 3) <= high
+        assert all(near_one(*each, low, high) for each in found)
 
 
 @pytest.mark.parametrize("law", LAWS)
