@@ -24,6 +24,7 @@ VERBS = {
         "--draws",
         "--seed",
         "--workers",
+        "--executor",
         "--set",
         "--dry-run",
         "--json",

@@ -23,6 +23,7 @@ INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default"]
+Engine = Literal["pool", "torchrun", "ray"]
 
 Set = Annotated[
     tuple[str, ...],
@@ -132,6 +133,10 @@ def measure(
     draws: Annotated[int, Parameter(help="Draws of each random null.")] = 3,
     seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
     workers: Workers = None,
+    executor: Annotated[
+        Engine | None,
+        Parameter(help="What runs the work; pool by default, torchrun where torchrun started it."),
+    ] = None,
     overrides: Set = (),
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -149,10 +154,12 @@ def measure(
         draws=draws,
         seed=seed,
         workers=workers,
+        executor=executor,
         overrides=assignments(overrides),
         dry_run=dry_run,
     )
-    _say(result, as_json)
+    if result:  # of torchrun's ranks, only the first has one
+        _say(result, as_json)
 
 
 @app.command

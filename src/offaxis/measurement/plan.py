@@ -16,11 +16,6 @@ from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
 
-FLOAT64 = 8
-LIVE_MATRICES = 30
-"""Matrices of float64 that a worker holds at most: anchor, current, delta, the checkpoint before,
-their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,12 +37,12 @@ class Plan:
     @property
     def bytes_read(self) -> int:
         """Bytes of weights that the checkpoints hold in measured matrices."""
-        return sum(_stored_bytes(task.view) * (1 + task.num_units) for task in self.tasks)
+        return sum(task.bytes_to_read for task in self.tasks)
 
     @property
     def peak_bytes(self) -> int:
         """Memory that one worker holds at most, for the largest matrix."""
-        return max(_numel(task.view) for task in self.tasks) * FLOAT64 * LIVE_MATRICES
+        return max(task.peak_bytes for task in self.tasks)
 
     def coverage(self) -> dict[str, Any]:
         """What is measured and what is not, by run, in tensors and in weights."""
@@ -149,11 +144,6 @@ def make_plan(
 
 def _numel(view: View) -> int:
     return view.rows * view.cols
-
-
-def _stored_bytes(view: View) -> int:
-    itemsize: int = getattr(torch, view.dtype).itemsize
-    return _numel(view) * itemsize
 
 
 def _cost(view: View) -> float:

@@ -21,6 +21,11 @@ from offaxis.measurement.evaluate import Draws, evaluate
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
+FLOAT64 = 8
+LIVE_MATRICES = 30
+"""Matrices of float64 that a worker holds at most: anchor, current, delta, the checkpoint before,
+their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
+
 
 class Source(NamedTuple):
     """One checkpoint, with the hash that names its content; its folder may be gone since."""
@@ -58,6 +63,17 @@ class Task:
         """How many (matrix, checkpoint, storage) units the task holds."""
         present = sum(not source.is_gone for s in self.series for source in s.checkpoints)
         return len(self.options.passes) * present
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Stored bytes of the matrix in the anchor and in every unit's checkpoint."""
+        itemsize: int = getattr(torch, self.view.dtype).itemsize
+        return self.view.rows * self.view.cols * itemsize * (1 + self.num_units)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that a worker holds at most for this task."""
+        return self.view.rows * self.view.cols * FLOAT64 * LIVE_MATRICES
 
 
 def run_task(task: Task) -> int:
