@@ -93,7 +93,7 @@ def test_updates_of_rl_and_sft_size(shape: tuple[int, int], rms: float) -> None:
 def test_a_rest_larger_than_the_leading_block() -> None:
     """Where coarse products and sampled directions carry most of what is read."""
     W = weights(520, 700)
-    for rms, accuracy in ((1e-6, 0.01), (1.5e-5, 0.01), (1.5e-4, 0.05)):
+    for rms, accuracy in ((1e-6, 0.01), (1.5e-4, 0.05)):
         Wt = updated(W, rms)
         D = Wt.float() - W.float()
         for whole in (True, False):
