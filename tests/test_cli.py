@@ -27,6 +27,7 @@ VERBS = {
         "--device",
         "--max-memory",
         "--workers",
+        "--executor",
         "--set",
         "--dry-run",
         "--json",

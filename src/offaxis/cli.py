@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default"]
-Tier = Literal["exact", "fast"]
+Engine = Literal["pool", "torchrun", "ray"]
 
 Set = Annotated[
     tuple[str, ...],
@@ -140,6 +140,10 @@ def measure(
         str | None, Parameter(help="What all workers together may hold, as 8GB.")
     ] = None,
     workers: Workers = None,
+    executor: Annotated[
+        Engine | None,
+        Parameter(help="What runs the work; pool by default, torchrun where torchrun started it."),
+    ] = None,
     overrides: Set = (),
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -160,10 +164,12 @@ def measure(
         device=device,
         max_memory=max_memory,
         workers=workers,
+        executor=executor,
         overrides=assignments(overrides),
         dry_run=dry_run,
     )
-    _say(result, as_json)
+    if result:  # of torchrun's ranks, only the first has one
+        _say(result, as_json)
 
 
 @app.command

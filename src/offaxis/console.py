@@ -5,12 +5,16 @@ import sys
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_ESTIMATE_SECONDS = 600
+"""The time left is told from this much of the past, which holds matrices of several sizes."""
 
 
 def messages() -> Console:
@@ -27,4 +31,18 @@ def progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+    )
+
+
+def byte_progress(console: Console) -> Progress:
+    """Bars in bytes; the field `counted` says how many things they belong to."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[counted]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=_ESTIMATE_SECONDS,
     )

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,9 @@ except ImportError:  # Windows: two processes in one folder are then not kept ap
     fcntl = None  # type: ignore[assignment]
 
 from offaxis.errors import ResultsError
+
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""Tells the processes of this machine from those of others that share the folder."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -24,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -54,8 +59,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusively(lock: Path) -> Iterator[None]:
-    """Hold a lock that other processes wait for; a crash frees it."""
+def exclusively(lock: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold a lock that other processes wait for; a crash frees it.
+
+    Args:
+        lock: The file that is locked; it is made when missing, and stays.
+        waiting: Called once where another process holds the lock.
+
+    Raises:
+        ResultsError: If the file cannot be made.
+    """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_CREAT | os.O_RDWR)
@@ -63,17 +76,21 @@ def exclusively(lock: Path) -> Iterator[None]:
         raise _explained(lock, error) from error
     try:
         if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files below a folder that dead processes have left."""
+    """Remove the temporary files below a folder that dead processes of this machine have left."""
     for path in folder.rglob(".*.partial"):
-        owner = path.name.rsplit(".", 2)[-2]
-        if owner.isdecimal() and not _is_alive(int(owner)):
+        *_, host, owner, _ = path.name.split(".")
+        if host == _HOST and owner.isdecimal() and not _is_alive(int(owner)):
             path.unlink(missing_ok=True)
 
 

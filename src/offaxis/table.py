@@ -175,6 +175,10 @@ class ResultsFolder:
         """The Parquet file that holds one run's rows of one table."""
         return self.root / table / f"{_safe(run)}.parquet"
 
+    def lock(self, run: str) -> Path:
+        """The file that a process holds while it measures a run."""
+        return self.root / f".{_safe(run)}.lock"
+
     def factors(self, run: str, step: int, tensor: str) -> Path:
         """The unit file of one matrix (or view) of one checkpoint."""
         return self.root / "factors" / _safe(run) / str(step) / f"{_safe(tensor)}.safetensors"

@@ -5,11 +5,20 @@ import multiprocessing.process
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 
 from offaxis.errors import ResultsError, UsageError
+
+SINGLE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+}
+"""The environment of a process that computes on one core, read when its libraries are loaded."""
 
 _PATIENCE_SECONDS = 5
 
@@ -19,11 +28,26 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def require_workers(count: int | None) -> None:
+    """Refuse a number of workers that could do nothing.
+
+    Raises:
+        UsageError: If it is given, and not at least one.
+    """
+    if count is not None and count < 1:
+        raise UsageError(
+            "--workers",
+            expected="at least 1",
+            found=str(count),
+            do="leave it out for one worker a core",
+        )
+
+
 @contextmanager
 def worker_pool(
     count: int | None, begin: Callable[..., None], *arguments: object
 ) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this block, at once where it ends in an error.
+    """Processes of one thread that end with this block, at once where it ends in an error.
 
     Args:
         count: How many; as many as cores by default.
@@ -34,13 +58,7 @@ def worker_pool(
         UsageError: If the count is not at least one.
         ResultsError: If a process was killed from outside.
     """
-    if count is not None and count < 1:
-        raise UsageError(
-            "--workers",
-            expected="at least 1",
-            found=str(count),
-            do="leave it out for one worker a core",
-        )
+    require_workers(count)
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         num_cores() if count is None else count,
@@ -49,7 +67,8 @@ def worker_pool(
         initargs=(begin, arguments),
     )
     try:
-        yield pool
+        with _environment(SINGLE_THREAD):  # processes are begun by the first work for them
+            yield pool
     except KeyboardInterrupt:
         # The interruption may have fallen inside the pool, which then cannot be asked for anything.
         _end(set(multiprocessing.active_children()) - others)
@@ -68,6 +87,21 @@ def worker_pool(
         raise
     else:
         pool.shutdown()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes begun in this block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _end(children: set[multiprocessing.process.BaseProcess]) -> None:

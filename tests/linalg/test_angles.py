@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.errors import NumericsError
-from offaxis.linalg.angles import principal_angles
+from offaxis.linalg.angles import energy_lost, principal_angles
 from offaxis.linalg.spectra import exact_svd
 
 EPS = torch.finfo(torch.float64).eps
@@ -98,3 +98,62 @@ def test_a_basis_that_is_not_orthonormal_is_refused() -> None:
     first, second = bases([0.1, 0.2], 10, 5)
     with pytest.raises(NumericsError, match="Q_b"):
         principal_angles(first, second * 1.001)
+
+
+def test_containment_is_the_angle_into_a_larger_space() -> None:
+    first, second = bases([1e-8, 0.2, 0.7], 12, 6)
+    larger = torch.linalg.qr(torch.cat([second[:, 2:], first], 1)).Q
+    assert float(principal_angles(first, larger).max()) < 1e-14
+    into = principal_angles(second, torch.linalg.qr(torch.cat([first, second[:, 2:]], 1)).Q)
+    assert into.shape == (3,)
+    assert float(into[0]) < 1e-14
+    assert bool((into <= principal_angles(first, second) + 1e-14).all())
+
+
+def test_more_dimensions_than_the_space_has_left() -> None:
+    g = torch.Generator().manual_seed(7)
+    one, other = (
+        torch.linalg.qr(torch.randn(5, 4, generator=g, dtype=torch.float64)).Q for _ in range(2)
+    )
+    found = principal_angles(one, other)
+    assert float(found[2]) < 1e-14
+    assert float(found[3].cos()) == pytest.approx(float(torch.linalg.svdvals(one.T @ other)[-1]))
+
+
+def planted(angles: list[float], shape: tuple[int, int], seed: int) -> tuple:
+    """A matrix, its top-k triples and a left basis at the given angles to theirs."""
+    g = torch.Generator().manual_seed(seed)
+    k = len(angles)
+    U = torch.linalg.qr(torch.randn(shape[0], 2 * k, generator=g, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(shape[1], 2 * k, generator=g, dtype=torch.float64)).Q
+    s = torch.linspace(2, 1, 2 * k, dtype=torch.float64)
+    theta = torch.tensor(angles, dtype=torch.float64)
+    mix = torch.linalg.qr(torch.randn(k, k, generator=g, dtype=torch.float64)).Q
+    Q = (U[:, :k] * theta.cos() + U[:, k:] * theta.sin()) @ mix
+    lost = (s[:k].square() - s[k:].square()) * theta.sin().square()
+    return U * s @ V.T, s[:k], U[:, :k], Q, float(lost.sum() / s[:k].square().sum())
+
+
+@given(
+    st.lists(st.floats(-7, math.log10(1.5)).map(lambda x: 10**x), min_size=1, max_size=5),
+    st.sampled_from([(14, 40), (40, 14)]),
+    st.integers(0, 10**6),
+    st.sampled_from([1.0, 1e150, 1e-200]),
+)
+def test_energy_lost_is_recovered(
+    angles: list[float], shape: tuple[int, int], seed: int, scale: float
+) -> None:
+    W, s, U, Q, wanted = planted(angles, shape, seed)
+    found = energy_lost(W * scale, s * scale, U, Q)
+    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-18)
+    right = planted(angles, shape[::-1], seed)
+    assert energy_lost(right[0], *right[1:4]) == pytest.approx(right[4], rel=1e-6, abs=1e-18)
+
+
+def test_energy_lost_at_its_ends() -> None:
+    W, s, U, _, _ = planted([0.1, 0.2], (9, 20), 1)
+    assert energy_lost(W, s, U, U) <= 1e-30
+    outside = torch.linalg.qr(torch.cat([exact_svd(W).U[:, :4], torch.eye(9).double()], 1)).Q
+    assert energy_lost(W, s, U, outside[:, 5:7]) == pytest.approx(1, abs=1e-14)
+    assert energy_lost(0 * W, 0 * s, U, U) == 0
+    assert energy_lost(W.bfloat16(), s, U, U) <= 1e-30

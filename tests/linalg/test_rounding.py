@@ -123,3 +123,33 @@ def test_a_cast_rounds_once() -> None:
     assert rounding.cast(just_above_half, BF16).tolist() == [[1 + 2**-7, -(1 + 2**-7), 1.0]]
     W = weights(7).float()
     assert torch.equal(rounding.cast(W.double(), BF16), W.bfloat16().double())
+
+
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_a_grid_counted_by_magnitude_is_the_grid_of_the_matrix(on_grid: bool) -> None:
+    W = weights(8)
+    W = rounding.cast(W, BF16) if on_grid else W.float().double()
+    whole = rounding.grid(W)
+    bits = W.to(BF16).view(torch.int16).long() & 0x7FFF
+    code = torch.arange(W.numel()).view_as(W) % 16
+    table = (bits * 16 + code).flatten().bincount(minlength=32768 * 16).view(32768, 16)
+    counted = rounding.grid_of(table, on_grid=on_grid)
+    assert torch.equal(counted.magnitudes, whole.magnitudes)
+    assert torch.equal(counted.counts, whole.counts)
+    assert torch.equal(counted.codes.sum(0), torch.full((16,), W.numel() / 16).double())
+    for rms in (0.0, 1e-6, 1e-4, 1e-1):
+        whole_mean = float(rounding.gate(whole, rms, 1e-3).mean())
+        by_magnitude = (counted.counts * rounding.passing(counted, rms, 1e-3)).sum() / W.numel()
+        assert float(by_magnitude) == pytest.approx(whole_mean, rel=1e-12)
+    assert rounding.true_rms(counted, 1e-5) == pytest.approx(rounding.true_rms(whole, 1e-5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_spacings_are_those_of_the_binades(dtype: torch.dtype) -> None:
+    W = rounding.cast(weights(9), torch.float32)
+    W[0, :4] = column(0.0, 2.0**-130, 2.0**-14, 2.0**100)[0]
+    field = (W.float().view(torch.int32) >> 23) & 0xFF
+    counted = rounding.spacings_of(field.flatten().bincount(minlength=256), dtype)
+    whole = rounding.spacings(W, dtype)
+    assert torch.equal(counted.units, whole.units)
+    assert torch.equal(counted.counts, whole.counts)

@@ -1,5 +1,6 @@
 """What every checkpoint format offers: names, shapes, dtypes, and one tensor or slice at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,6 +22,10 @@ class CheckpointReader(Protocol):
     @property
     def path(self) -> Path:
         """The folder that was opened."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that hold the weights: as long as they stay the same, so does the digest."""
 
     def tensors(self) -> dict[str, TensorInfo]:
         """Everything stored, by name, from headers alone."""

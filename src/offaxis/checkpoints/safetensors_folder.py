@@ -29,7 +29,7 @@ class SafetensorsFolder:
         return (path / SINGLE).is_file() or (path / INDEX).is_file()
 
     @cached_property
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         """The weight files; a whole model goes before an index, as in transformers."""
         if (self.path / SINGLE).is_file():
             return [self._own(SINGLE)]
@@ -80,7 +80,7 @@ class SafetensorsFolder:
     @cached_property
     def _headers(self) -> dict[str, tuple[TensorInfo, Path]]:
         found: dict[str, tuple[TensorInfo, Path]] = {}
-        for file in self._files:
+        for file in self.files:
             try:
                 with safe_open(file, framework="pt") as handle:
                     for name in handle.keys():  # noqa: SIM118 - not a mapping
@@ -144,7 +144,7 @@ class SafetensorsFolder:
     def digest(self) -> str:
         """Return the SHA-256 over the weight files, which names them, shards included."""
         total = hashlib.sha256()
-        for file in self._files:
+        for file in self.files:
             try:
                 with file.open("rb") as handle:
                     total.update(hashlib.file_digest(handle, "sha256").digest())

@@ -16,7 +16,9 @@ from offaxis.linalg.tridiagonal import Eigensystem, eigensystem, eigenvalues
 
 EPS = torch.finfo(torch.float64).eps
 RESOLVED = 1e-7
-"""Below this share of the largest, a singular value is not taken from the Gram matrix."""
+"""Below this share of the largest, a singular value counts as not resolved."""
+
+_SQUARED = 2e-6  # a spectrum that reaches below it is not left to the Gram matrix alone
 
 _LEADING = 1e-3  # above it, squaring costs at most half of the digits
 _FLOOR = 1e-6  # radians; a subspace that the Gram resolves less well is taken by SVD if that helps
@@ -48,11 +50,12 @@ def spectrum(W: Float[Tensor, "m n"]) -> Spectrum:
 
     With $\delta=8\sqrt{p+8}\,\epsilon\,s_1^2$ the error of an eigenvalue of the Gram matrix, a
     value is right to $\delta/(s+\sqrt{s^2-\delta})$: rounding at the top, $\sqrt\delta$ at the
-    bottom. Where values fall below 1e-7 of the largest, those below 1e-3 are found again from what
-    the leading subspaces leave of the matrix (if those are few) or by LAPACK's SVD, and are right
-    to max(m, n) eps s_1.
+    bottom. Where values fall below 2e-6 of the largest, those below 1e-3 are found again: by
+    LAPACK's SVD of their own subspace if they are few, from what the leading subspaces leave of the
+    matrix if those are few, by LAPACK's SVD of the matrix otherwise; then right to about
+    max(m, n) eps s_1.
 
-    Peak extra memory: p^2 + 768 p float64 numbers; where it comes to LAPACK, three copies of the
+    Peak extra memory: p^2 + 1300 p float64 numbers; where it comes to LAPACK, three copies of the
     matrix in float64.
 
     Source:
@@ -69,8 +72,9 @@ def spectrum(W: Float[Tensor, "m n"]) -> Spectrum:
 def factorise(W: Float[Tensor, "m n"]) -> "SymmetricFactors":
     """Return the spectrum, and leading vectors on demand, from one tridiagonalisation.
 
-    The values are those of `spectrum` to its bounds. Peak extra memory: p^2 + 768 p float64
-    numbers, of which p^2 stay until the result is dropped; and (m + n + p) k for k vectors.
+    The values are those of `spectrum` to its bounds. Peak extra memory: p^2 + 1300 p float64
+    numbers, of which p^2 stay until the result is dropped, and at most 5 (m + n) k while k vectors
+    are found, of which (m + n) k are returned.
     """
     exponent = scale_exponent(W)
     parts = partial(blocks, W, exponent)
@@ -155,7 +159,7 @@ def _angle(error: float, gap: float) -> float:
 
 
 def _is_resolved(values: Float64[Tensor, " p"]) -> bool:
-    least = max(RESOLVED**2, _rounding(values.numel()))
+    least = max(_SQUARED**2, _rounding(values.numel()))
     return bool(values[-1] > least * values[0]) or bool(values[0] == 0)
 
 
@@ -163,10 +167,13 @@ def _from_eigenvalues(
     values: Float64[Tensor, " p"],
 ) -> tuple[Float64[Tensor, " p"], Float64[Tensor, " p"]]:
     s = values.clamp(min=0).sqrt()
-    delta = _rounding(s.numel()) * s[0].square()
+    return s, _root_bound(s, _rounding(s.numel()) * s[0].square())
+
+
+def _root_bound(s: Float64[Tensor, " p"], delta: Tensor) -> Float64[Tensor, " p"]:
+    """Bound the error of s where that of its square is at most delta."""
     sure = (s.square() - delta).clamp(min=0).sqrt()
-    bound = torch.where(sure > 0, delta / (s + sure).clamp(min=1e-300), delta.sqrt())
-    return s, bound
+    return torch.where(sure > 0, delta / (s + sure).clamp(min=1e-300), delta.sqrt())
 
 
 def _values(
@@ -179,6 +186,8 @@ def _values(
     largest = s[0] if largest is None else largest
     p, r = s.numel(), int((s >= _LEADING * s[0]).sum())
     least = q * EPS * largest
+    if 4 * (p - r) <= p:
+        return _tail_found_again(parts, system, s, bound, least)
     if 4 * r > p:
         s = torch.linalg.svdvals(torch.cat([block for _, block in parts()], 1))
         return s, torch.full_like(s, float(least))
@@ -191,6 +200,23 @@ def _values(
     else:
         tail, error = _values(rest, eigensystem(G), q, largest)
     return torch.cat([s[:r], tail[: p - r]]), torch.cat([bound[:r], error[: p - r] + least])
+
+
+def _tail_found_again(
+    parts: Parts, system: Eigensystem, s: Tensor, bound: Tensor, least: Tensor
+) -> tuple[Float64[Tensor, " p"], Float64[Tensor, " p"]]:
+    """The few small values by LAPACK's SVD of what their own subspace holds of the matrix.
+
+    They are Ritz values: their squares err by the square of the subspace's residual over the gap to
+    the values left out (Parlett 1998, doi:10.1137/1.9781611971163, section 11.7).
+    """
+    r = int((s >= _LEADING * s[0]).sum())
+    own = system.bottom(s.numel() - r).T
+    tail = torch.linalg.svdvals(torch.cat([product(own, block) for _, block in parts()], 1))
+    residual = _rounding(s.numel()) * s[0].square()
+    gap = (s[r - 1].square() - tail.square()).clamp(min=residual)
+    error = _root_bound(tail, residual.square() / gap) + least
+    return torch.cat([s[:r], tail]), torch.cat([bound[:r], error])
 
 
 def _remainder(

@@ -29,7 +29,7 @@ def gram(W: Float[Tensor, "m n"]) -> Gram:
     Products of bfloat16, float16 and float32 entries are exact in float64 and in range; a float64
     matrix whose entries are extreme is scaled by a power of two, exactly.
 
-    Peak extra memory: p^2 + 768 p float64 numbers, whatever the longer side.
+    Peak extra memory: p^2 + 1300 p float64 numbers, whatever the longer side.
 
     Args:
         W: A matrix in any floating-point format, on any device.

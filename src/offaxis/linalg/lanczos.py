@@ -19,7 +19,7 @@ class TopSingular(NamedTuple):
         left: Left vectors, as columns.
         s: Their values, Rayleigh-Ritz approximations from below.
         right: Right vectors, as columns.
-        residual: $\lVert A^\top u - s v\rVert$ of each triple, in the units of A.
+        residual: Of each triple, $\lVert Av-su\rVert$ and $\lVert A^\top u-sv\rVert$ together.
         bound: Absolute error of each value.
         steps: Products with A and its transpose that were taken.
     """
@@ -82,7 +82,8 @@ def top_singular(
     """
     dtype = torch.float64 if double else torch.float32
     unit = unit_of(largest(D))
-    A = in_units(D, unit, dtype)
+    is_wide = D.shape[0] < D.shape[1]
+    A = in_units(D.T if is_wide else D, unit, dtype)
     K = min(K, *D.shape)
     found = _Triples(
         A.new_zeros(A.shape[0], 0),
@@ -98,16 +99,17 @@ def top_singular(
             A, seed + taken, max_steps=steps, wanted=wanted, tolerance=tolerance, locked=found.right
         )
         taken += len(chain.diagonal)
-        more = _found(chain, K)
+        more = _found(chain, K + 1)  # one more, for the last one's gap
         is_copy = found.s.numel() < K or bool(
             more.s[0] > found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0]
         )
         if not is_copy:
             break
-        found = _merged(found, more, K if found.s.numel() == 0 else found.s.numel() + 1)
+        found = _merged(found, more, max(K + 1, found.s.numel() + 1))
         if K == 1:
             break
-    return _bounded(found, K, unit, taken, torch.finfo(dtype).eps)
+    top = _bounded(found, K, unit, taken, torch.finfo(dtype).eps)
+    return top._replace(left=top.right, right=top.left) if is_wide else top
 
 
 def bidiagonalise(

@@ -64,8 +64,8 @@ def mask_codes(
     shape = (anchor.shape[0], anchor.shape[1])
     codes = torch.zeros(shape, dtype=torch.uint8, device=anchor.device)
     loops = elementwise.load() if kernel == "compiled" else None
-    top = _mark(_Keys(rows, shape, False, loops), codes, alpha, PRINCIPAL)
-    low = _mark(_Keys(_rows_of(anchor), shape, True, loops), codes, alpha, LOW)
+    top = _mark(_Keys(rows, shape, 0, loops), codes, alpha, PRINCIPAL)
+    low = _mark(_Keys(_rows_of(anchor), shape, -1, loops), codes, alpha, LOW)
     code = torch.arange(16)
     return MaskCodes(codes, _weights(code & 3, top), _weights(code >> 2, low))
 
@@ -115,52 +115,57 @@ class _Bin(NamedTuple):
 
 
 class _Keys(NamedTuple):
-    """The magnitudes of a matrix as integers in their order, by blocks of rows."""
+    """The magnitudes of a matrix as integers in their order (flip -1: in falling order)."""
 
     rows: Rows
     shape: tuple[int, int]
-    from_below: bool
+    flip: int
     loops: ModuleType | None
 
     def bits(self) -> int:
         return 8 * self.rows(0, 0).element_size() - 1
 
     def blocks(self) -> Iterator[tuple[slice, Shaped[Tensor, " entries"]]]:
+        """Yield the place of a block and the bits of its values."""
         height = max(_BLOCK // max(self.shape[1], 1), 1)
         for first in range(0, self.shape[0], height):
             place = slice(first, min(first + height, self.shape[0]))
             values = self.rows(place.start, place.stop).contiguous().flatten()
-            integer = _INTEGERS[values.element_size()]
-            mask = torch.iinfo(integer).max
-            keys = values.view(integer) & mask
-            yield place, keys ^ mask if self.from_below else keys
+            yield place, values.view(_INTEGERS[values.element_size()])
+
+    def of(self, bits: Shaped[Tensor, " entries"]) -> Shaped[Tensor, " entries"]:
+        return (bits ^ self.flip) & torch.iinfo(bits.dtype).max
 
     def histogram(self, shift: int, width: int, prefix: int) -> Int64[Tensor, " bins"]:
         """Count the `width` bits above `shift` of the keys whose bits before them are `prefix`."""
         bins = torch.zeros(1 << width, dtype=torch.int64)
-        for _, keys in self.blocks():
-            if self.loops is not None and keys.device.type == "cpu":
-                self.loops.histogram(keys.numpy(), shift, width, prefix, bins.numpy())
+        for _, bits in self.blocks():
+            if self.loops is not None and bits.device.type == "cpu":
+                arguments = self.flip, shift, width, prefix, bins.numpy()
+                self.loops.histogram(bits.numpy(), *arguments)
                 continue
-            digits = keys.long() >> shift
+            digits = self.of(bits).long() >> shift
             digits = digits[digits >> width == prefix] & (1 << width) - 1
             bins += torch.bincount(digits, minlength=1 << width).cpu()
         return bins
 
     def mark(
         self,
-        block: Shaped[Tensor, " entries"],
+        bits: Shaped[Tensor, " entries"],
         found: _Bin,
         inside: int,
         codes: UInt8[Tensor, " entries"],
     ) -> Int64[Tensor, " few"]:
         """Add `inside` above the bin; mark ties if it is whole, else return its places."""
         whole = found.shift == 0
-        if self.loops is not None and block.device.type == "cpu":
+        if self.loops is not None and bits.device.type == "cpu":
             index = torch.empty(0 if whole else found.entries, dtype=torch.int64)
-            arrays = block.numpy(), codes.numpy(), index.numpy()
-            return index[: self.loops.mark(found.shift, found.prefix, inside, *arrays)]
-        digits = block >> found.shift
+            first = found.prefix << found.shift
+            last = first + (1 << found.shift) - 1
+            rule = torch.tensor([self.flip, torch.iinfo(bits.dtype).max, first, last]).to(bits)
+            arguments = rule.numpy(), inside, 2 * inside * whole, codes.numpy(), index.numpy()
+            return index[: self.loops.mark(bits.numpy(), *arguments)]
+        digits = self.of(bits) >> found.shift
         codes += (digits > found.prefix).to(torch.uint8) * inside
         within = digits == found.prefix
         if whole:
@@ -194,7 +199,7 @@ def _mark(keys: _Keys, codes: UInt8[Tensor, "m n"], alpha: float, inside: int) -
     for place, block in keys.blocks():
         flat = codes[place].view(-1)
         index = keys.mark(block, found, inside, flat)
-        candidates.append((flat, index, block[index]))
+        candidates.append((flat, index, keys.of(block[index])))
     if found.shift == 0:
         return (wanted - found.above) / found.entries
     left = torch.cat([values for _, _, values in candidates])

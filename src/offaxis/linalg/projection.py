@@ -23,7 +23,7 @@ class Projection(NamedTuple):
 
     In units of `unit`, and turned so that the anchor has no more rows than columns (`is_wide` tells
     whether it was so): with $K = U^\top dW$ and $P = KV$, `K_top` holds the first t rows of K,
-    `P_top` the first t rows of P and `P_left` its first t columns; `rest` holds the rows and columns
+    `P_top` the first t rows of P and `P_left` its first t columns; `rest` holds what is
     beyond where the whole was asked for, rounded to bfloat16 on the way.
 
     Attributes:

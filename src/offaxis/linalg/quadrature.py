@@ -14,6 +14,7 @@ from offaxis.linalg.products import in_units, largest, product, unit_of
 EXACT_BELOW = 512
 """Smaller dimension up to which the whole spectrum is computed instead."""
 
+_RESOLVED = 1e-5  # share of the energy that float32 tells from zero
 _DEVIATIONS = 4  # standard errors in the bound
 
 
@@ -71,6 +72,7 @@ def effective_rank(
     found, locked = _known(top, unit, A, D.shape[0] <= D.shape[1])
     energy = float(torch.linalg.vector_norm(A)) ** 2
     rest, free = energy - float(found.square().sum()), p - found.numel()
+    known = rest if rest > _RESOLVED * energy else None
     chains = [bidiagonalise(A, seed + 1 + i, max_steps=steps, locked=locked) for i in range(probes)]
     values = []
     for fewer in (0, max(2, steps // 4)):
@@ -78,7 +80,7 @@ def effective_rank(
         density = _Density(
             torch.cat([x for x, _ in nodes]), torch.cat([w for _, w in nodes]) * free / probes
         )
-        values.append(_entropy_rank(found, density, rest, free, probes))
+        values.append(_entropy_rank(found, density, known, free, probes))
     (value, deviation), (coarser, _) = values
     bound = value * math.expm1(_DEVIATIONS * deviation) + 2 * abs(value - coarser)
     return Estimate(min(max(value, 1.0), p), bound)
@@ -114,9 +116,12 @@ def _nodes(diagonal: list[float], above: list[float], *, fewer: int) -> tuple[Te
 
 
 def _entropy_rank(
-    found: Tensor, density: _Density, energy: float, free: int, probes: int
+    found: Tensor, density: _Density, energy: float | None, free: int, probes: int
 ) -> tuple[float, float]:
-    """The effective rank and the standard error of its logarithm."""
+    """The effective rank and the standard error of its logarithm.
+
+    `energy` is that of the density, where it is known to more than rounding.
+    """
     x, w = density
     x_log = torch.special.xlogy(x, x)
     total = float(found.sum() + w @ x)
@@ -127,7 +132,9 @@ def _entropy_rank(
     slope = slope - w @ slope / free
     square = x.square() - w @ x.square() / free
     variance = float(w @ square.square())
-    control = float(w @ (slope * square)) / variance if variance > 0 else 0.0
-    entropy -= control * (float(w @ x.square()) - energy)
+    control = 0.0
+    if variance > 0 and energy is not None:
+        control = float(w @ (slope * square)) / variance
+        entropy -= control * (float(w @ x.square()) - energy)
     left = slope - control * square
     return math.exp(entropy), math.sqrt(2 * float(w @ left.square()) / probes)

@@ -198,9 +198,7 @@ class _Problem(NamedTuple):
         return float((moved / gaps).norm())
 
     def rounding(self, Z: Tensor, theta: Tensor, k: int) -> float:
-        """What float32 leaves in the angles: across the boundary, and in the corrections."""
-        if k >= self.lam.numel():
-            return 0.0
+        """What float32 leaves in the angles, those to the longer side's null space included."""
         update = self.projection
         if update.rounding > _SINGLE:
             size = float(update.K_top.norm()) / math.sqrt(update.K_top.numel())
@@ -209,7 +207,8 @@ class _Problem(NamedTuple):
             size /= math.sqrt(self.lam.numel())
         noise = 2 * update.rounding * size * theta[:k].clamp(min=0).sqrt()
         noise += 8 * _EPS * float(self.lam[0])
-        below = torch.cat([theta[k:], self.lam[len(theta) :]])
+        beyond = theta.new_zeros(min(1, update.D.shape[1] - update.D.shape[0]))
+        below = torch.cat([theta[k:], self.lam[len(theta) :], beyond])
         gaps = (theta[:k, None] - below).clamp(min=_EPS * float(self.lam[0]) + 1e-300)
         return float((noise[:, None] / gaps).norm()) + 4 * _SINGLE * float(Z[:, :k].norm())
 

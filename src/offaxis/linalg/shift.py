@@ -14,6 +14,9 @@ VALID = 0.05
 """Largest median of the update's coupling of neighbours, in gaps, at which the shift is trusted."""
 
 
+_CONVERGES = 0.5  # the second order, in units of the first
+
+
 class Shift(NamedTuple):
     r"""The relative shift, with what it can be trusted for.
 
@@ -38,7 +41,7 @@ def spectral_shift(projection: Projection) -> Shift:
     outside the anchor's row space; the second order is summed over a sample of the directions
     beyond the leading block. What it changes, twice, bounds what the third order would. Valid where
     the coupling of neighbours, $E_{i,i+1}=P_{i,i+1}\sigma_{i+1}+\sigma_iP_{i+1,i}$, is in the
-    median at most 0.05 of their gap.
+    median at most 0.05 of their gap and the second order at most half the first.
 
     Returns:
         The shift; exactly 0 with bound 0 for a zero update. A zero anchor has value and bound inf.
@@ -46,28 +49,31 @@ def spectral_shift(projection: Projection) -> Shift:
     Source:
         Stewart & Sun 1990, "Matrix Perturbation Theory", chapter V.
     """
-    s, first = projection.s, projection.diagonal
+    s = projection.s
     if projection.is_zero:
         return Shift(0.0, 0.0, 0.0, 0.0)
     scale = float(s.norm())
     if scale == 0:
         return Shift(math.inf, math.inf, math.inf, math.inf)
     validity, worst = _coupling(projection)
+    first = (s + projection.diagonal).abs() - s
     leading = torch.arange(projection.t, device=s.device)
-    second = _second_order(projection, leading, projection.P_top, projection.P_left)
-    change = float(((2 * first[leading] + second) * second).sum())
-    square = float(second.square().sum())
+    parts = [(leading, projection.P_top, projection.P_left, 1.0)]
     if projection.sample.numel():
-        index = projection.sample
-        second = _second_order(projection, index, projection.sample_rows, projection.sample_columns)
-        share = (s.numel() - projection.t) / index.numel()
+        share = (s.numel() - projection.t) / projection.sample.numel()
+        parts.append((projection.sample, projection.sample_rows, projection.sample_columns, share))
+    change = square = 0.0
+    for index, rows, columns, share in parts:
+        moved = projection.diagonal[index] + _second_order(projection, index, rows, columns)
+        second = (s[index] + moved).abs() - s[index] - first[index]
         change += share * float(((2 * first[index] + second) * second).sum())
         square += share * float(second.square().sum())
     plain = float(first.norm())
     value = math.sqrt(max(plain**2 + change, 0.0))
     spread = 2 * math.sqrt(square) * (validity + 1 / math.sqrt(s.numel()))
     bound = 2 * abs(value - plain) + spread + _rounding(projection, value)
-    return Shift(value / scale, bound / scale if validity <= VALID else math.inf, validity, worst)
+    is_valid = validity <= VALID and square <= _CONVERGES**2 * plain**2
+    return Shift(value / scale, bound / scale if is_valid else math.inf, validity, worst)
 
 
 def _coupling(projection: Projection) -> tuple[float, float]:

@@ -15,7 +15,7 @@ RESOLUTION = 1e-5
 """Error of the mean angle, in radians, that is always good enough."""
 
 _SHARE = 0.1  # of the mean angle that its error may be where that is larger
-_EPS = torch.finfo(torch.float64).eps
+_ROOT = torch.finfo(torch.float64).eps ** 0.5  # of a sine from its square
 
 
 class Side(NamedTuple):
@@ -88,14 +88,16 @@ def turned_angles(projection: Projection, *, spectral_norm: float) -> Turning:
     X, outside, neglected = _other_side(projection, refined, spectral_norm)
     long = _side(X, outside, lam, k)
     left, right = (short, long) if projection.is_wide else (long, short)
-    error = refined.error + neglected
+    largest = max(float(side.angles[-1]) for side in (left, right))
+    error = refined.error + neglected + _ROOT * largest
     bound = min(error, math.pi / 2)
     mean_bound = min(error / math.sqrt(k), math.pi / 2)
     smallest = min(float(side.angles.mean()) for side in (left, right))
     met = refined.separated and mean_bound <= max(RESOLUTION, _SHARE * smallest)
-    contained = max(float(side.containment.norm()) for side in (left, right))
-    spread = min(1.0, error * math.sqrt(k) / max(math.sqrt(k) * float(refined.rest.norm()), error))
-    contained_bound = (refined.contraction + spread) * contained / math.sqrt(k) + 1e-7
+    turned = max(float(side.angles.norm()) for side in (left, right))
+    relative = refined.contraction + min(1.0, error / max(turned, error)) if error > 0 else 0.0
+    contained = max(float(side.containment.norm()) for side in (left, right)) / math.sqrt(k)
+    contained_bound = relative * contained + mean_bound * relative + 4 * _ROOT
     lost = max(left.energy_lost, right.energy_lost)
     extra = (error**2) * float(lam[0] / lam[:k].sum())
     energy_bound = 2 * math.sqrt(max(lost, 0.0) * extra) + extra + 1e-14

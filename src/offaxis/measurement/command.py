@@ -11,6 +11,7 @@ from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.console import messages
 from offaxis.diagnostics.base import Tier
 from offaxis.errors import UsageError
+from offaxis.measurement.executors import engine_for, follows, serve
 from offaxis.measurement.options import Options, parse_overrides, passes
 from offaxis.measurement.plan import make_plan
 from offaxis.measurement.run import measure
@@ -33,10 +34,19 @@ def measure_command(
     device: str,
     max_memory: str | None,
     workers: int | None,
+    executor: str | None,
     overrides: Mapping[str, Any],
     dry_run: bool,
 ) -> dict[str, Any]:
-    """Measure what the paths name; return where the results are and what they cover."""
+    """Measure what the paths name; return where the results are and what they cover.
+
+    Where torchrun started several ranks, all but the first serve it and return nothing.
+    """
+    engine = engine_for(executor)
+    if follows(engine):
+        if not dry_run:
+            serve(workers)
+        return {}
     options = Options(
         passes=passes(storages, only),
         overrides=parse_overrides(overrides),
@@ -52,7 +62,7 @@ def measure_command(
         plan = make_plan(trajectories, results, options, lambda path: str(path.resolve()))
         messages().print(plan.describe())
         return plan.as_dict()
-    measure(trajectories, results.root, options, workers=workers)
+    measure(trajectories, results.root, options, workers=workers, executor=engine)
     return {"results": str(results.root), "coverage": results.manifest()["coverage"]}
 
 

@@ -13,6 +13,7 @@ from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
 
+
 @dataclass(frozen=True)
 class Plan:
     """The tasks of a measurement, and what is known of them before the first is begun."""
@@ -32,7 +33,7 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of weights that the checkpoints hold in measured tensors."""
+        """Bytes of weights that the checkpoints hold in measured matrices."""
         return sum(task.bytes_to_read for task in self.tasks)
 
     @property
@@ -148,3 +149,22 @@ def make_plan(
     ]
     tasks.sort(key=lambda task: task.core_seconds(options.tier), reverse=True)
     return Plan(trajectories, sources, anchor_of, pairing_of, tasks, results, options)
+
+
+def _numel(view: View) -> int:
+    return view.rows * view.cols
+
+
+def _cost(view: View) -> float:
+    p, q = sorted((view.rows, view.cols))
+    return float(p) * p * q
+
+
+def _seconds_per_cost() -> float:
+    side, times = 192, []
+    W = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        begun = time.perf_counter()
+        exact_svd(W)
+        times.append(time.perf_counter() - begun)
+    return min(times) / side**3

@@ -1,29 +1,26 @@
 """Measure trajectories into a results folder: plan, stream, assemble."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from offaxis.checkpoints.trajectory import Checkpoint, Trajectory, open_checkpoint
-from offaxis.console import messages, progress
+from offaxis.checkpoints.trajectory import Checkpoint, Trajectory
+from offaxis.console import byte_progress, messages, progress
 from offaxis.errors import ResultsError
 from offaxis.files import exclusively, sweep
 from offaxis.measurement.assemble import Rows, RunView, rows_of, training_rows
+from offaxis.measurement.digests import hash_checkpoint, remember, remembered
+from offaxis.measurement.executors import Executor, open_executor
 from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan, master_precision
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
-from offaxis.measurement.stream import Source, run_task
+from offaxis.measurement.stream import Source, Task, run_task
 from offaxis.table import ResultsFolder
-from offaxis.workers import worker_pool
-
-Work = TypeVar("Work")
-Answer = TypeVar("Answer")
 
 
 def measure(
@@ -32,63 +29,110 @@ def measure(
     options: Options,
     *,
     workers: int | None = None,
+    executor: str = "pool",
+    max_memory: int | None = None,
     study: dict[str, Any] | None = None,
     console: Console | None = None,
 ) -> ResultsFolder:
     """Measure every matrix of every checkpoint, and write or extend a results folder.
 
     Finished units are kept, whatever happens later, and are not made again, unless they are asked
-    for with other settings or draws. Runs already in the folder stay in it.
+    for with other settings or draws. Runs already in the folder stay in it. A run that another
+    process measures into the same folder is waited for.
 
     Args:
         trajectories: What to measure.
         out: The results folder.
         options: Diagnostics, settings and draws.
         workers: Processes; each uses one thread. Readings do not depend on their number.
+        executor: The engine that runs them: `pool`, `torchrun` or `ray`. Nor on this.
+        max_memory: Bytes that the matrices in work may take together; no limit by default.
         study: What the page shall say of the study as a whole.
         console: Where plan and progress go.
 
     Raises:
         CheckpointError: If a checkpoint cannot be read or paired with its anchor.
         ResultsError: If the folder cannot be written, or holds another run of the same name.
+        UsageError: If there are no workers, or not memory enough for the largest matrix.
     """
     console = console or messages()
     results = ResultsFolder(out)
-    sweep(out)
-    earlier = _earlier(results)
-    extended = [_extended(trajectory, earlier) for trajectory in trajectories]
-    with worker_pool(workers, _single_thread) as pool, progress(console) as bars:
-        digests = _digests(pool, bars, extended)
+    runs = sorted(trajectory.run for trajectory in trajectories)
+    with (
+        open_executor(executor, workers, max_memory) as engine,
+        _alone(results, runs, console),
+    ):
+        sweep(out)
+        earlier = _earlier(results)
+        extended = [_extended(trajectory, earlier) for trajectory in trajectories]
+        digests = _digests(engine, results, extended, console)
         gone = {t.run: _gone(t, earlier.get(t.run)) for t in extended}
         plan = make_plan(extended, results, options, digests.__getitem__, gone)
         _require_same_runs(plan, earlier)
         console.print(plan.describe())
-        for _ in bars.track(
-            _each_done(pool, run_task, plan.tasks),
-            len(plan.tasks),
-            description="measuring matrices",
-        ):
-            pass
-        parts = [pool.map(rows_of, _views(plan, t, earlier)) for t in extended]
-        for trajectory, rows in bars.track(
-            zip(extended, parts, strict=True), len(extended), description="comparing checkpoints"
-        ):
-            _write_run(results, trajectory, rows)
-    with exclusively(out / ".lock"):
-        held = results.manifest() if results.manifest_path.exists() else {}
-        results.write_manifest(manifest(plan, options, held, study))
+        _run_tasks(engine, plan.tasks, console)
+        _write_tables(engine, plan, extended, earlier, console)
+        with exclusively(out / ".lock"):
+            held = results.manifest() if results.manifest_path.exists() else {}
+            results.write_manifest(manifest(plan, options, held, study))
     return results
 
 
-def _digests(pool: Executor, bars: Progress, trajectories: Sequence[Trajectory]) -> dict[Path, str]:
-    """The hash of every checkpoint, each file read once."""
+@contextmanager
+def _alone(results: ResultsFolder, runs: Sequence[str], console: Console) -> Iterator[None]:
+    """Keep runs to this process: another one would make the same units, or quite different ones."""
+    with ExitStack() as held:
+        for run in runs:
+            message = f"waiting: another process measures {run!r} into {results.root}"
+            held.enter_context(exclusively(results.lock(run), partial(console.print, message)))
+        yield
+
+
+def _digests(
+    engine: Executor, results: ResultsFolder, trajectories: Sequence[Trajectory], console: Console
+) -> dict[Path, str]:
+    """The hash of every checkpoint; each file is read once, and again when it has changed."""
     paths = sorted({p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))})
-    found = bars.track(pool.map(_digest, paths), len(paths), description="hashing checkpoints")
-    return dict(zip(paths, found, strict=True))
+    memory = results.root / ".digests.json"
+    known = remembered(memory, paths)
+    new = [path for path in paths if path not in known]
+    if not new:
+        return known
+    with progress(console) as bars:
+        found = engine.as_done(hash_checkpoint, new)
+        hashed = dict(bars.track(found, len(new), description="hashing checkpoints"))
+    remember(memory, ((path, hashed[position]) for position, path in enumerate(new)))
+    return known | {path: hashed[position].digest for position, path in enumerate(new)}
 
 
-def _digest(path: Path) -> str:
-    return open_checkpoint(path).digest()
+def _run_tasks(engine: Executor, tasks: Sequence[Task], console: Console) -> None:
+    """Make what is missing, with a bar in bytes, which are read faster where units are there."""
+    total = sum(task.bytes_to_read for task in tasks)
+    done = engine.as_done(run_task, tasks, [task.peak_bytes for task in tasks])
+    with byte_progress(console) as bars:
+        bar = bars.add_task("measuring", total=total, counted=f"0/{len(tasks)} matrices")
+        for count, (position, _) in enumerate(done, start=1):
+            counted = f"{count}/{len(tasks)} matrices"
+            bars.update(bar, advance=tasks[position].bytes_to_read, counted=counted)
+
+
+def _write_tables(
+    engine: Executor,
+    plan: Plan,
+    trajectories: Sequence[Trajectory],
+    earlier: Runs,
+    console: Console,
+) -> None:
+    """Write every run's tables from its units, those made before included."""
+    views = [_views(plan, trajectory, earlier) for trajectory in trajectories]
+    with progress(console) as bars:
+        bar = bars.add_task("comparing checkpoints", total=sum(map(len, views)))
+        for trajectory, items in zip(trajectories, views, strict=True):
+            found: dict[int, Rows] = {}
+            for position, rows in engine.as_done(rows_of, items):
+                found[position] = rows
+                bars.advance(bar)
+            _write_run(plan.results, trajectory, [found[i] for i in range(len(items))])
 
 
 def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
@@ -103,9 +147,9 @@ def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
     ]
 
 
-def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Iterator[Rows]) -> None:
-    whole = Rows()
-    tables = ("readings", "nulls", "spectra", "angles", "blocks")
+def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Sequence[Rows]) -> None:
+    whole = Rows([], [], [], [])
+    tables = ("readings", "nulls", "spectra", "angles")
     for part in parts:
         for name in tables:
             getattr(whole, name).extend(getattr(part, name))
@@ -116,18 +160,6 @@ def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Iterator[R
         results.write("training", trajectory.run, log)
     else:
         results.part("training", trajectory.run).unlink(missing_ok=True)
-
-
-def _single_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _each_done(
-    pool: Executor, function: Callable[[Work], Answer], work: Sequence[Work]
-) -> Iterator[Answer]:
-    futures = [pool.submit(function, item) for item in work]
-    for future in as_completed(futures):
-        yield future.result()
 
 
 def _earlier(results: ResultsFolder) -> Runs:

@@ -1,0 +1,199 @@
+"""Spikes against planted ones, and none where there is only rounding."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.linalg import llm_like as like
+
+from offaxis.linalg import debias, ensembles, restoration, rounding
+
+MARGIN = 1.02
+
+
+def noise_edge(D: torch.Tensor, seed: int, draws: int = 3) -> float:
+    g = like.generator(seed)
+    return MARGIN * max(
+        float(torch.linalg.svdvals(ensembles.sign_flip(D, g))[0]) for _ in range(draws)
+    )
+
+
+def corrected(D: torch.Tensor, edge: float) -> tuple[debias.Corrected, torch.Tensor, torch.Tensor]:
+    U, s, Vh = torch.linalg.svd(D, full_matrices=False)
+    k = int((s > edge).sum())
+    U, V = U[:, :k].contiguous(), Vh[:k].T.contiguous()
+    square = D.square()
+    noise = debias.noise_profile(square.sum(1), square.sum(0), s[:k], U, V)
+    found = debias.correct(s, edge, *D.shape, energy=float(square.sum()), profile=noise)
+    return found, U, V
+
+
+def restored(seed: int, m: int, n: int, rms: float) -> tuple[float, float, float]:
+    """Visible fraction, and the corrected top spike over the planted one, then restored."""
+    W = like.weights(seed, m, n, on_grid=True)
+    D, top = like.low_rank(seed + 1000, m, n)
+    shown = rounding.cast(W + rms * D, like.BF16) - W
+    true = rounding.true_rms(rounding.grid(W), float(shown.square().mean().sqrt()))
+    found, U, V = corrected(shown, noise_edge(shown, seed))
+    whole = restoration.restore_spikes(
+        found, U, V, W.to(like.BF16), rms=true, generator=like.generator(seed)
+    )
+    visible = float(shown.norm() / (rms * D).norm())
+    return visible, float(found.values[0]) / rms / top, float(whole.values[0]) / rms / top
+
+
+@pytest.mark.parametrize("rms", [3.2e-5, 6e-5, 3e-4])
+def test_the_top_spike_behind_the_cast(rms: float) -> None:
+    visible, _, whole = restored(0, 512, 1024, rms)
+    assert visible > 0.9
+    assert whole == pytest.approx(1, abs=0.03)
+
+
+def test_what_noise_alone_explains_falls_short() -> None:
+    visible, seen, whole = restored(0, 512, 1024, 3.2e-5)
+    assert visible > 0.9
+    assert seen < 0.8 < whole
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rms", [3.2e-5, 4e-5, 6e-5, 3e-4])
+def test_the_top_spike_behind_the_cast_in_larger_matrices(seed: int, rms: float) -> None:
+    visible, _, whole = restored(seed, 1024, 2048, rms)
+    assert visible > 0.9
+    assert whole == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("rms", [4e-5, 1e-4])
+def test_the_top_spike_of_an_anchor_off_the_grid(rms: float) -> None:
+    W = like.weights(1, 512, 1024, on_grid=False)
+    D, top = like.low_rank(2, 512, 1024)
+    shown = rounding.cast(W + rms * D, like.BF16) - W
+    found, _, _ = corrected(shown, noise_edge(shown, 3))
+    assert float(found.values[0]) / rms == pytest.approx(top, rel=0.03)
+
+
+def pure_noise(kind: str, seed: int, m: int, n: int) -> torch.Tensor:
+    W = like.weights(seed, m, n, on_grid=kind.startswith("on grid"))
+    drift = like.independent("gauss", seed + 1, m, n)
+    if kind == "cast":
+        return rounding.cast(W, like.BF16) - W
+    if kind == "re-export":
+        b = rounding.cast(W, like.BF16)
+        return rounding.cast(W * (1 + 1e-6), like.BF16) - b
+    if kind == "off grid":
+        return rounding.cast(W + 1e-6 * drift, like.BF16) - W
+    rms = float(kind.removeprefix("on grid "))
+    return rounding.cast(W + rms * drift, like.BF16) - W
+
+
+KINDS = ["cast", "re-export", "off grid", "on grid 5e-6", "on grid 1.5e-5", "on grid 5e-5"]
+
+
+def false_spikes(kind: str, seed: int, m: int, n: int) -> int:
+    D = pure_noise(kind, seed, m, n)
+    s, edge = torch.linalg.svdvals(D), noise_edge(D, seed)
+    return debias.correct(s, edge, m, n, energy=float(D.square().sum())).spikes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounding_noise_has_at_most_one_spike(kind: str) -> None:
+    assert false_spikes(kind, 0, 256, 512) <= 1
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(12))
+def test_rounding_noise_has_at_most_one_spike_in_larger_matrices(kind: str, seed: int) -> None:
+    assert false_spikes(kind, seed, 1024, 2048) <= 1
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.floats(1.05, 50), st.floats(1e-30, 1e30))
+def test_iid_noise_lifts_and_is_taken_back(m: int, n: int, ratio: float, scale: float) -> None:
+    """The forward map of the spiked model, whose edge is the sum of the two roots."""
+    threshold = scale * (m * n) ** 0.25
+    x = ratio * threshold
+    lifted = math.sqrt((x**2 + scale**2 * m) * (x**2 + scale**2 * n)) / x
+    edge = scale * (math.sqrt(m) + math.sqrt(n))
+    s = torch.tensor([lifted, edge / 2], dtype=torch.float64)
+    energy = 4 * lifted**2
+    plain = debias.correct(s, edge, m, n, energy=energy)
+    assert plain.spikes == 1
+    assert float(plain.values[0]) == pytest.approx(x, rel=1e-6)
+    flat = debias.Profile(
+        torch.full((m,), n * scale**2, dtype=torch.float64),
+        torch.full((n,), m * scale**2, dtype=torch.float64),
+    )
+    profiled = debias.correct(s, edge, m, n, energy=energy, profile=flat)
+    assert float(profiled.values[0]) == pytest.approx(x, rel=1e-6)
+    assert plain.stable_rank == pytest.approx(1)
+    assert plain.energy_share * energy + plain.bulk_energy == pytest.approx(energy)
+
+
+def test_the_profile_beats_the_edge_under_scales() -> None:
+    m, n, top = 400, 800, 6.0
+    errors = []
+    for seed in range(4):
+        g = like.generator(seed)
+        E = like.profile(g, m, n).square() * like.normal(g, m, n) / (m**0.5 + n**0.5)
+        D = E + like.spikes(g, m, n, torch.tensor([2 * top, top]).double())
+        edge = noise_edge(D, seed)
+        s = torch.linalg.svdvals(D)
+        plain = debias.correct(s, edge, m, n, energy=float(D.square().sum()))
+        found, _, _ = corrected(D, edge)
+        truth = torch.tensor([2 * top, top]).double()
+        assert found.spikes == 2
+        errors.append([float((c.values / truth - 1).abs().max()) for c in (plain, found)])
+    plain_error, error = torch.tensor(errors).mean(0).tolist()
+    assert error < 0.05
+    assert error < plain_error
+
+
+def test_without_spikes_and_without_anything() -> None:
+    s = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    none = debias.correct(s, 2.0, 2, 3, energy=1.25)
+    assert (none.spikes, none.stable_rank, none.energy_share, none.bulk_energy) == (
+        0,
+        None,
+        0,
+        1.25,
+    )
+    zero = debias.correct(torch.zeros(2, dtype=torch.float64), 0.0, 2, 3, energy=0.0)
+    assert (zero.spikes, zero.stable_rank, zero.bulk_energy) == (0, None, 0)
+    W = torch.ones(2, 3, dtype=like.BF16)
+    U, V = (torch.zeros(d, 0, dtype=torch.float64) for d in (2, 3))
+    same = restoration.restore_spikes(none, U, V, W, rms=1.0, generator=like.generator(0))
+    assert same.spikes == 0
+    assert same.bulk_energy == 6.0
+
+
+def test_a_spike_without_noise_is_itself() -> None:
+    s = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    silent = debias.Profile(torch.zeros(2).double(), torch.zeros(3).double())
+    found = debias.correct(s, 0.0, 2, 3, energy=9.0, profile=silent)
+    assert found.values.tolist() == [3.0]
+    assert found.energy_share == 1
+    assert debias.correct(s, 0.0, 2, 3, energy=9.0).values.tolist() == [3.0]
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.3, 1.0, 4.0])
+def test_the_mean_of_what_is_rounded(sd: float) -> None:
+    signal = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    z = like.normal(like.generator(1), 200_000, 1)
+    drawn = (signal + sd * z).round().mean(0)
+    found = restoration.mean_rounded(signal, torch.ones_like(signal), sd)
+    off_ties = (signal - signal.floor() - 0.5).abs() > 1e-9
+    assert torch.allclose(found[off_ties], drawn[off_ties], atol=5 * (sd + 0.5) / 200_000**0.5)
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.05, 0.3, 0.99, 4.0])
+def test_the_gain_of_a_faint_signal(sd: float) -> None:
+    unit, step = torch.ones(1, dtype=torch.float64), 1e-3
+    gain = float(restoration.signal_gain(torch.tensor([sd]).double(), unit))
+    if sd == 0:
+        assert gain == 0
+        return
+    faint = restoration.mean_rounded(torch.tensor([step]).double(), unit, sd)
+    assert gain == pytest.approx(float(faint) / step, abs=1e-4)
