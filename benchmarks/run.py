@@ -14,11 +14,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from offaxis.measurement.evaluate import Draws, evaluate
 from torch import Tensor
 
 from offaxis.diagnostics.base import Matrix, WeightUpdate
 from offaxis.linalg.spectra import exact_svd, gram_svd
-from offaxis.measurement.evaluate import Draws, evaluate
 from offaxis.measurement.options import diagnostics
 
 SHAPES = ((128, 384), (256, 1024), (512, 2048))

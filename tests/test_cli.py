@@ -128,7 +128,7 @@ def test_measure_then_report_as_a_user_would(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"] == str(folder / "offaxis")
     assert "plan:" in done.stderr
-    assert "not measured: 1 tensors (1-D: not a matrix)" in done.stderr
+    assert "and 1 tensor by its elements" in done.stderr
     done = subprocess.run(
         command("report", str(folder / "offaxis"), "--json"),
         capture_output=True,
@@ -152,7 +152,8 @@ def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(["measure", str(folder), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["runs"] == {"run": [3]}
-    assert plan["units"] == 5
+    assert (plan["matrices"], plan["elements_only"], plan["units"]) == (5, 1, 6)
+    assert plan["core_minutes_fast"] <= plan["core_minutes"]
     assert not (folder / "offaxis").exists()
 
 

@@ -23,6 +23,7 @@ INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default"]
+Tier = Literal["exact", "fast"]
 Engine = Literal["pool", "torchrun", "ray"]
 
 Set = Annotated[

@@ -9,7 +9,6 @@ import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.updates import Case, case, diagnostics, read, values
 
 SHAPES = [(48, 80), (80, 48), (64, 64), (16, 16), (3, 9), (1, 6), (6, 1), (1, 1)]
@@ -19,9 +18,7 @@ def double(W0: torch.Tensor, W1: torch.Tensor, **options: object) -> Case:
     return case(W0.double(), W1.double(), **options)
 
 
-def planted(
-    shape: tuple[int, int], size: float = 0.02, seed: int = 0, **options: object
-) -> Case:
+def planted(shape: tuple[int, int], size: float = 0.02, seed: int = 0, **options: object) -> Case:
     g = torch.Generator().manual_seed(seed)
     W0 = 0.05 * torch.randn(shape, generator=g)
     D = torch.randn(shape, generator=g)
@@ -59,7 +56,7 @@ def test_spectral_shift(shape: tuple[int, int], size: float) -> None:
     wanted = np.linalg.norm(s1 - s0) / np.linalg.norm(s0)
     found = read(pair, "spectral_shift")["spectral_shift"]
     assert abs(found.value - wanted) <= 1e-12
-    assert found.error_bound <= 1e-12
+    assert found.error_bound <= 1e-10
     assert found.value <= pair.update.norm / pair.update.anchor.norm + 1e-12  # Mirsky
 
 
@@ -120,7 +117,14 @@ def test_a_zero_update_reads_what_is_documented(shape: tuple[int, int]) -> None:
     found = {
         q: reading for name in diagnostics() for q, reading in read(double(W, W), name).items()
     }
-    undefined = {"principal_overlap", "low_magnitude_overlap", "hill"}
+    undefined = {
+        "principal_overlap",
+        "low_magnitude_overlap",
+        "odds_ratio",
+        "consistency",
+        "principal_energy",
+        "hill",
+    }
     for quantity, reading in found.items():
         if quantity == "gap":
             assert reading.value is not None

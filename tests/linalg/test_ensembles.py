@@ -1,5 +1,7 @@
 """Random updates keep what they promise to keep."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -45,7 +47,9 @@ def test_draws_depend_on_the_generator_alone(ensemble) -> None:
 def test_the_walk_has_the_steps_and_the_profile_asked_for() -> None:
     rows = torch.linspace(1, 2, 200, dtype=torch.float64)
     cols = torch.linspace(1, 3, 100, dtype=torch.float64)
-    steps = random_walk(rows, cols, [1.0, 3.0, 0.0, 4.0], generator())
+    walk = random_walk(rows, cols, [1.0, 3.0, 0.0, 4.0], generator())
+    places = [torch.zeros(200, 100), *(place.clone() for place in walk)]
+    steps = [4 * (after - before) for before, after in pairwise(places)]
     assert [float(step.norm()) for step in steps] == pytest.approx([1, 3, 0, 4], rel=0.02)
     profile = steps[3].square().mean(1).sqrt()
     assert float(profile[150:].mean() / profile[:50].mean()) == pytest.approx(

@@ -6,11 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from offaxis.catalog import collect
-from offaxis.diagnostics.base import Diagnostic, Matrix, WeightUpdate
+from offaxis.engine import Evaluated, generator_for, mean_and_sd
 from offaxis.linalg import rounding
 from offaxis.linalg.ensembles import permutation
-from offaxis.measurement.evaluate import Draws, Evaluated, evaluate, generator_for, mean_and_sd
+from tests.updates import evaluated
 
 SHAPE = (96, 160)
 Update = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -26,19 +25,6 @@ def weights(seed: int, *, on_grid: bool) -> torch.Tensor:
     rows, cols = (torch.randn(n, generator=g, dtype=torch.float64).mul(0.3).exp() for n in SHAPE)
     W = 0.02 * torch.outer(rows, cols) * torch.randn(SHAPE, generator=g, dtype=torch.float64)
     return rounding.cast(W, torch.bfloat16 if on_grid else torch.float32)
-
-
-def measured(
-    W0: torch.Tensor,
-    W1: torch.Tensor,
-    *names: str,
-    draws: int = 4,
-    storage: torch.dtype = torch.float32,
-) -> dict[str, Evaluated]:
-    known = collect("offaxis.diagnostics", Diagnostic)
-    update = WeightUpdate(Matrix(W0), Matrix(W1), Matrix(W1 - W0), storage)
-    found = evaluate(update, [known[n] for n in names], {}, Draws(draws, draws, "test"))
-    return {item.diagnostic.name: item for item in found}
 
 
 def z(item: Evaluated, quantity: str) -> float:
@@ -66,7 +52,7 @@ def test_an_independent_update_lies_on_the_rounding_gate(
     for seed in range(12):
         W0 = weights(seed, on_grid=on_grid)
         W1 = W0 + rms * gaussian(W0, generator(1000 + seed))
-        found = measured(W0, rounding.cast(W1, storage), "sparsity", "masks", storage=storage)
+        found = evaluated(W0, rounding.cast(W1, storage), "sparsity", "masks", storage=storage)
         for name, quantity in (
             ("sparsity", "sparsity"),
             ("masks", "principal_overlap"),
@@ -85,7 +71,7 @@ def test_an_independent_update_lies_on_the_rounding_gate(
 def test_an_update_that_prefers_small_weights_leaves_the_gate() -> None:
     W0 = weights(0, on_grid=True)
     D = on_small_weights(W0, generator(1))
-    found = measured(W0, W0 + 1e-4 * D / D.norm() * D.numel() ** 0.5, "masks")
+    found = evaluated(W0, W0 + 1e-4 * D / D.norm() * D.numel() ** 0.5, "masks")
     assert z(found["masks"], "low_magnitude_overlap") > 5
 
 
@@ -93,7 +79,7 @@ def false_spikes(seed: int) -> tuple[float, float]:
     """Spikes that pure rounding noise shows, and the same under the permutation null's edge."""
     W = weights(seed, on_grid=False)
     noise = rounding.cast(W, torch.bfloat16) - W
-    found = measured(W, W + noise, "rank", draws=3)["rank"]
+    found = evaluated(W, W + noise, "rank", draws=3)["rank"]
     s = torch.linalg.svdvals(noise)
     edge = max(float(torch.linalg.svdvals(permutation(noise, generator(i)))[0]) for i in range(3))
     return found.readings["spikes"].value, float((s > 1.02 * edge).sum())
@@ -120,7 +106,7 @@ def test_the_gate_is_calibrated_in_the_long_run(on_grid: bool) -> None:
     for seed in range(400):
         W0 = weights(seed, on_grid=on_grid)
         W1 = W0 + 5e-5 * gaussian(W0, generator(5000 + seed))
-        sample.append(z(measured(W0, W1, "masks")["masks"], "low_magnitude_overlap"))
+        sample.append(z(evaluated(W0, W1, "masks")["masks"], "low_magnitude_overlap"))
     mean, sd = mean_and_sd(sample)
     assert abs(mean) < 4 / math.sqrt(len(sample))
     assert sd == pytest.approx(1, abs=0.15)
@@ -128,7 +114,7 @@ def test_the_gate_is_calibrated_in_the_long_run(on_grid: bool) -> None:
 
 def test_sign_flips_keep_a_structureless_update_on_its_null() -> None:
     W0 = weights(3, on_grid=False)
-    found = measured(W0, W0 + 1e-3 * gaussian(W0, generator(4)), "rank", "rotation", draws=8)
+    found = evaluated(W0, W0 + 1e-3 * gaussian(W0, generator(4)), "rank", "rotation", draws=8)
     assert abs(z(found["rank"], "stable_rank")) < 5
     assert abs(z(found["rotation"], "right_mean")) < 5
     assert found["rank"].readings["spikes"].value == 0

@@ -11,28 +11,35 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from offaxis.table import ANGLES, NULLS, READINGS, SPECTRA, ResultsFolder, definition_settings
+from offaxis.catalog import collect
+from offaxis.diagnostics.base import Diagnostic
+from offaxis.table import (
+    ANGLES,
+    BLOCKS,
+    NULLS,
+    READINGS,
+    SPECTRA,
+    ResultsFolder,
+    definition_settings,
+)
 
-MATRICES = 5
+MATRICES, VECTORS = 5, 1
 STEPS = [1, 5, 20]
 QUANTITIES = {
-    "sparsity": {"sparsity", "density"},
-    "rotation": {"left_max", "left_mean", "right_max", "right_mean", "gap", "gap_ratio"},
-    "spectral_shift": {"spectral_shift"},
-    "masks": {"principal_overlap", "low_magnitude_overlap"},
-    "norm": {"frobenius_norm", "relative_norm", "spectral_norm"},
-    "rank": {"stable_rank", "effective_rank", "spikes", "top16_energy"},
-    "tail": {"hill"},
+    **{name: set(item.units) for name, item in collect("offaxis.diagnostics", Diagnostic).items()},
     "similarity": {"right_to_final", "left_to_final", "right_increment", "left_increment"},
 }
 PRIMARY = {
-    "sparsity": "gate_cell_average",
-    "masks": "gate_cell_average",
-    "rotation": "sign_flip",
-    "spectral_shift": "sign_flip",
-    "rank": "sign_flip",
-    "tail": "sign_flip",
-    "similarity": "random_walk",
+    "sparsity": {"gate_cell_average"},
+    "masks": {"gate_cell_average", "independence"},
+    "gate": {"open_gates", "everything_visible"},
+    "norm": {"storage_rounding", "sign_flip"},
+    "rotation": {"sign_flip"},
+    "principal_energy": {"sign_flip"},
+    "spectral_shift": {"sign_flip"},
+    "rank": {"sign_flip"},
+    "tail": {"sign_flip"},
+    "similarity": {"random_walk"},
 }
 
 
@@ -49,6 +56,7 @@ def test_schema_and_keys(results: ResultsFolder) -> None:
         ("nulls", NULLS),
         ("spectra", SPECTRA),
         ("angles", ANGLES),
+        ("blocks", BLOCKS),
     ):
         assert results.read(name).schema.names == schema.names
     key = ["run", "step", "tensor", "view", "diagnostic", "quantity", "definition"]
@@ -63,7 +71,7 @@ def test_schema_and_keys(results: ResultsFolder) -> None:
 def test_every_matrix_of_every_checkpoint_is_there(results: ResultsFolder) -> None:
     table = results.read("readings")
     assert sorted(set(table["step"].to_pylist())) == STEPS
-    assert len(set(table["tensor"].to_pylist())) == MATRICES
+    assert len(set(table["tensor"].to_pylist())) == MATRICES + VECTORS
     stable = rows(results, quantity="stable_rank")
     assert len(stable) == MATRICES * len(STEPS) * 2  # as stored, and as bf16
     row = rows(results, tensor="model.layers.1.mlp.up_proj.weight", step=5)[0]
@@ -82,11 +90,10 @@ def test_every_reading_has_its_null_beside_it(results: ResultsFolder) -> None:
     }
     for row in rows(results):
         stored = definition_settings(row["definition"])["as"]
-        expected = PRIMARY.get(
-            row["diagnostic"],
-            "sign_flip" if row["quantity"] == "spectral_norm" else "storage_rounding",
-        )
-        assert row["null"] == expected
+        if row["role"] == "norm" and row["null"] == "none":
+            assert row["flags"] == "vector"
+            continue
+        assert row["null"] in PRIMARY[row["diagnostic"]]
         names = ("step", "tensor", "diagnostic", "quantity", "definition", "null")
         null = nulls[tuple(row[k] for k in names)]
         assert (row["null_mean"], row["null_sd"]) == (null["mean"], null["sd"])
@@ -102,6 +109,11 @@ def test_every_reading_has_its_null_beside_it(results: ResultsFolder) -> None:
         "random_walk",
         "chance",
         "marchenko_pastur",
+        "stratified",
+        "independence",
+        "open_gates",
+        "everything_visible",
+        "isotropic",
     }
 
 
@@ -134,13 +146,13 @@ def test_values_against_numpy(results: ResultsFolder, run_folder: Path) -> None:
 
 
 def test_a_planted_low_rank_update_stands_out_of_its_null(results: ResultsFolder) -> None:
-    for row in rows(results, quantity="spikes", step=20, definition="v1;margin=1.02;as=stored"):
+    for row in rows(results, quantity="spikes", step=20, definition="v2;margin=1.02;as=stored"):
         assert row["value"] == 2
         assert row["null_mean"] <= 0.5
     for row in rows(
-        results, quantity="stable_rank", step=20, definition="v1;margin=1.02;as=stored"
+        results, quantity="stable_rank", step=20, definition="v2;margin=1.02;as=stored"
     ):
-        assert row["value"] < row["null_mean"] - 3 * row["null_sd"]
+        assert row["value"] < row["null_mean"] - 2 * row["null_sd"]
 
 
 def test_bf16_files_hide_a_small_update(results: ResultsFolder) -> None:
@@ -148,9 +160,9 @@ def test_bf16_files_hide_a_small_update(results: ResultsFolder) -> None:
         found = rows(results, quantity="stable_rank", step=step, definition=definition)
         return float(np.mean([row["value"] for row in found]))
 
-    assert mean(1, "v1;margin=1.02;as=bf16") > 2 * mean(1, "v1;margin=1.02;as=stored")
-    assert mean(20, "v1;margin=1.02;as=bf16") == pytest.approx(
-        mean(20, "v1;margin=1.02;as=stored"), rel=0.1
+    assert mean(1, "v2;margin=1.02;as=bf16") > 2 * mean(1, "v2;margin=1.02;as=stored")
+    assert mean(20, "v2;margin=1.02;as=bf16") == pytest.approx(
+        mean(20, "v2;margin=1.02;as=stored"), rel=0.1
     )
 
 
@@ -159,7 +171,7 @@ def test_settings_are_in_the_definition(results: ResultsFolder) -> None:
         row["definition"]
         for row in rows(results, diagnostic="masks", tensor="model.layers.1.mlp.up_proj.weight")
     }
-    assert name == "v1;alpha=0.3;rank=4;eta=0.001;as=stored"
+    assert name == "v2;alpha=0.3;rank=4;eta=0.001;as=stored"
     found = {row["definition"] for row in rows(results, diagnostic="similarity")}
     assert found == {"v1;K=4;final=20;as=stored"}
 
@@ -169,7 +181,7 @@ def test_factors_are_public(results: ResultsFolder, run_folder: Path) -> None:
     with safe_open(results.factors("tiny", 20, f"{tensor}.stored"), framework="pt") as handle:
         left, right = handle.get_tensor("left"), handle.get_tensor("right")
         s = handle.get_tensor("delta_spectrum")
-        assert handle.metadata()["format"] == "2"
+        assert handle.metadata()["format"] == "3"
     W0 = load_file(run_folder / "checkpoint-0" / "model.safetensors")[tensor].double()
     W1 = load_file(run_folder / "checkpoint-20" / "model.safetensors")[tensor].double()
     torch.testing.assert_close((W1 - W0) @ right, left * s[:4], rtol=1e-9, atol=1e-12)
@@ -181,7 +193,8 @@ def test_the_manifest_says_what_was_measured(results: ResultsFolder) -> None:
     assert (run["name"], run["steps"]) == ("tiny", STEPS)
     assert manifest["coverage"] == {
         "measured": MATRICES,
-        "skipped": [{"reason": "1-D: not a matrix", "tensor": "model.norm.weight"}],
+        "elements_only": ["model.norm.weight"],
+        "skipped": [],
     }
     assert set(manifest["definitions"]) == set(QUANTITIES)
     assert all(d["source"] for d in manifest["definitions"].values())

@@ -23,7 +23,6 @@ class CheckpointReader(Protocol):
     def path(self) -> Path:
         """The folder that was opened."""
 
-    @property
     def files(self) -> Sequence[Path]:
         """The files that hold the weights: as long as they stay the same, so does the digest."""
 

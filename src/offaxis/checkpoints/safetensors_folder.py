@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class SafetensorsFolder:
         return (path / SINGLE).is_file() or (path / INDEX).is_file()
 
     @cached_property
-    def files(self) -> list[Path]:
+    def _files(self) -> list[Path]:
         """The weight files; a whole model goes before an index, as in transformers."""
         if (self.path / SINGLE).is_file():
             return [self._own(SINGLE)]
@@ -80,7 +81,7 @@ class SafetensorsFolder:
     @cached_property
     def _headers(self) -> dict[str, tuple[TensorInfo, Path]]:
         found: dict[str, tuple[TensorInfo, Path]] = {}
-        for file in self.files:
+        for file in self._files:
             try:
                 with safe_open(file, framework="pt") as handle:
                     for name in handle.keys():  # noqa: SIM118 - not a mapping
@@ -124,6 +125,10 @@ class SafetensorsFolder:
                 do="save the checkpoint again: index and shards do not belong together",
             )
 
+    def files(self) -> Sequence[Path]:
+        """The files that hold the weights."""
+        return self._files
+
     def tensors(self) -> dict[str, TensorInfo]:
         """Everything stored, by name, from headers alone."""
         return {name: info for name, (info, _) in self._headers.items()}
@@ -144,7 +149,7 @@ class SafetensorsFolder:
     def digest(self) -> str:
         """Return the SHA-256 over the weight files, which names them, shards included."""
         total = hashlib.sha256()
-        for file in self.files:
+        for file in self._files:
             try:
                 with file.open("rb") as handle:
                     total.update(hashlib.file_digest(handle, "sha256").digest())

@@ -219,7 +219,6 @@ class WeightUpdate:
         return float(self.norm / (self.anchor.rows * self.anchor.cols) ** 0.5)
 
 
-
 class ClosedForm(NamedTuple):
     """A null in closed form, for one quantity."""
 

@@ -29,9 +29,7 @@ def _iid(update: WeightUpdate, *, margin: float) -> Iterable[ClosedForm]:
     if update.spectrum is not None:
         above = ranks.count_above(update.spectrum.top, ranks.iid_edge(update.norm, m, n))
         beyond = f"{method}: what its edge would have let through"
-        yield ClosedForm(
-            "spikes", NullReading("marchenko_pastur", float(above), None, 0, beyond)
-        )
+        yield ClosedForm("spikes", NullReading("marchenko_pastur", float(above), None, 0, beyond))
 
 
 @diagnostic(

@@ -74,12 +74,14 @@ def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, 
             for side, found in (("left", turned.left), ("right", turned.right))
             for name, reading in _side(found, turned, flags, boundary).items()
         }
-    relative_gap = Reading(gap / s_k, 2 * error / s_k, flags)
-    ratio = Reading(size / gap, 2 * error * size / gap**2, flags) if not is_tied else None
     is_deficient = s_k <= float(anchor.s_bound[k - 1])
     return readings | {
-        "gap": Reading(None, 0.0, (*flags, "rank_deficient")) if is_deficient else relative_gap,
-        "gap_ratio": ratio or Reading(None, 0.0, flags),
+        "gap": Reading(None, 0.0, (*flags, "rank_deficient"))
+        if is_deficient
+        else Reading(gap / s_k, 2 * error / s_k, flags),
+        "gap_ratio": Reading(None, 0.0, flags)
+        if is_tied
+        else Reading(size / gap, 2 * error * size / gap**2, flags),
     }
 
 

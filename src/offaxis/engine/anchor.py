@@ -82,7 +82,6 @@ def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None
     scaled = (basis.U_top[:, : request.rank] * basis.s[: request.rank]).float()
     right = basis.V_top[:, : request.rank].T.float()
 
-
     def score(first: int, last: int) -> Tensor:
         return product(scaled[first:last], right).abs()
 

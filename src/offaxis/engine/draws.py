@@ -1,7 +1,7 @@
 """Nulls by draw: the diagnostics themselves, read on random updates of the same anchor."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from offaxis.diagnostics.base import Diagnostic, Need, NullReading, Settings, Tier, WeightUpdate
 from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
+from offaxis.engine.parts import Parts
 from offaxis.engine.seeds import seed_for
 from offaxis.engine.spikes import drawn_above_edge
-from offaxis.engine.parts import Parts
 from offaxis.linalg.elementwise import Counts, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
 
@@ -105,7 +105,8 @@ def _exactly(
 ) -> Parts:
     found = Parts()
     if needs & {"shift", "rotation"} and anchor.basis is not None:
-        found = exact.movement(anchor, delta.double().add_(anchor.W), needs)
+        current = delta.to(torch.float64, copy=True).add_(anchor.W)
+        found = exact.movement(anchor, current, needs)
     if "spectrum" in needs:
         found = found.beside(exact.of_delta(delta, norm=update.norm, vectors=0))
     return found.beside(fast.blocks(anchor, delta, update.norm)) if "blocks" in needs else found

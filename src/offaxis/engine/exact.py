@@ -41,7 +41,7 @@ def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rota
     assert basis is not None
     larger = min(s.numel(), k + max(1, k // 8))
     top = factors.top(larger)
-    here = subspace_floor(s, k, anchor.W.shape)
+    here = subspace_floor(s, k, (anchor.facts.rows, anchor.facts.cols))
     floor, wider = (min(here + factors.subspace_floor(j), math.pi / 2) for j in (k, larger))
 
     def side(W: Tensor, old: Tensor, new: Tensor) -> Side:

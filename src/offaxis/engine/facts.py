@@ -78,7 +78,9 @@ def _decomposed(
         return _zero(anchor)
     if request.tier == "exact":
         found = exact.of_delta(delta, norm=norm, vectors=request.vectors)
-        return found.beside(fast.blocks(anchor, delta, norm)) if "blocks" in request.needs else found
+        return (
+            found.beside(fast.blocks(anchor, delta, norm)) if "blocks" in request.needs else found
+        )
     found = fast.decompose(anchor, delta, norm, seed, needs=request.needs)
     if fast.lacks(found, request, request.needs):
         found = found.beside(exact.movement(anchor, current, request.needs))

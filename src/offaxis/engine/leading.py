@@ -20,7 +20,7 @@ def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
     The exact tier takes them by Lanczos to rounding, or from the whole spectrum where that does not
     converge, as on noise.
     """
-    wanted = min(vectors + 1, min(delta.shape))
+    wanted = min(vectors + 1, *delta.shape)
     seed = seed_for("leading", *delta.shape)
     if tier == "fast":
         found = leading_of(top_singular(delta, wanted, seed=seed), vectors)

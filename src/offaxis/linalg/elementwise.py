@@ -129,7 +129,7 @@ def profile(D: Float[Tensor, "m n"]) -> tuple[Float64[Tensor, " m"], Float64[Ten
     cols = torch.zeros(D.shape[1], dtype=torch.float64, device=D.device)
     height = max(_CHUNK // max(D.shape[1], 1), 1)
     for part in _chunks(D.shape[0], height):
-        squares = D[part].double().square_()
+        squares = D[part].double().square()
         rows[part] = squares.sum(1)
         cols += squares.sum(0)
     return rows, cols

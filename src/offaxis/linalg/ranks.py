@@ -101,7 +101,7 @@ def effective_rank_bound(s: Float64[Tensor, " p"], bound: Float64[Tensor, " p"])
 
 
 def iid_edge(norm: float, m: int, n: int) -> float:
-    r"""Return the largest singular value of iid noise, $\lVert E\rVert_F(\sqrt m+\sqrt n)/\sqrt{mn}$.
+    r"""Return the top singular value of iid noise, $\lVert E\rVert_F(\sqrt m+\sqrt n)/\sqrt{mn}$.
 
     Source:
         The Marchenko-Pastur edge; Bai & Yin 1993, doi:10.1214/aop/1176989118.

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import BFloat16, Bool, Float, Float64, Int32, Int64
 from torch import Tensor
 
 _SMALLEST = 2.0**-133  # bf16's least subnormal
@@ -23,6 +23,13 @@ def cast(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Float64[Tensor, "m n"
         toward_zero = torch.where(narrow.double().abs() > W.abs(), bits - 1, bits)
         narrow = torch.where(inexact, toward_zero | 1, bits).view(torch.float32)
     return narrow.to(dtype).double()
+
+
+def narrowed(W: Float[Tensor, "*shape"]) -> BFloat16[Tensor, "*shape"]:
+    """Return a matrix as a bfloat16 file would hold it: to nearest, ties to even."""
+    if W.dtype == torch.float64:
+        W = cast(W.reshape(1, -1), torch.bfloat16).reshape(W.shape)
+    return W.to(torch.bfloat16)
 
 
 def is_unchanged(

@@ -43,9 +43,10 @@ def measure_command(
     Where torchrun started several ranks, all but the first serve it and return nothing.
     """
     engine = engine_for(executor)
+    budget = None if max_memory is None else _bytes(max_memory)
     if follows(engine):
         if not dry_run:
-            serve(workers)
+            serve(workers, budget)
         return {}
     options = Options(
         passes=passes(storages, only),
@@ -54,7 +55,6 @@ def measure_command(
         draws=_at_least_two(draws),
         seed=seed,
         device=_device(device),
-        max_memory=None if max_memory is None else _bytes(max_memory),
     )
     trajectories = find_trajectories(paths, anchor=anchor, run=run)
     results = ResultsFolder(out or _default_out(trajectories))
@@ -62,7 +62,14 @@ def measure_command(
         plan = make_plan(trajectories, results, options, lambda path: str(path.resolve()))
         messages().print(plan.describe())
         return plan.as_dict()
-    measure(trajectories, results.root, options, workers=workers, executor=engine)
+    measure(
+        trajectories,
+        results.root,
+        options,
+        workers=workers,
+        executor=engine,
+        max_memory=budget,
+    )
     return {"results": str(results.root), "coverage": results.manifest()["coverage"]}
 
 

@@ -62,7 +62,7 @@ def remember(memory: Path, hashed: Iterable[tuple[Path, Hashed]]) -> None:
 
 def _state(path: Path) -> State:
     """Each weight file's place, inode, size and times; the last of them no program can set."""
-    stats = [(file.resolve(), file.stat()) for file in open_checkpoint(path).files]
+    stats = [(file.resolve(), file.stat()) for file in open_checkpoint(path).files()]
     return [[str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in stats]
 
 

@@ -46,7 +46,6 @@ class Options:
         walk_draws: Draws of the nested random walk.
         seed: Key of all draws.
         device: Where matrices are worked on, as torch names it.
-        max_memory: Bytes that all workers together may hold; no limit by default.
     """
 
     passes: tuple[Pass, ...] = field(default_factory=lambda: (Pass("stored", every_name()),))
@@ -57,7 +56,6 @@ class Options:
     walk_draws: int = 2
     seed: int = 0
     device: str = "cpu"
-    max_memory: int | None = None
 
     def draws_for(self, key: str) -> Draws:
         """The draws of one unit."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from offaxis.checkpoints.pairing import Pairing, pair
 from offaxis.checkpoints.trajectory import Trajectory, open_checkpoint
-from offaxis.checkpoints.views import View
+from offaxis.checkpoints.views import Kind, View
 from offaxis.diagnostics.base import Tier
 from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
@@ -33,13 +33,16 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of weights that the checkpoints hold in measured matrices."""
+        """Bytes of weights that the checkpoints hold in measured tensors."""
         return sum(task.bytes_to_read for task in self.tasks)
 
     @property
     def peak_bytes(self) -> int:
         """Memory that one worker holds at most, for the largest matrix."""
         return max(task.peak_bytes for task in self.tasks)
+
+    def _count(self, kind: Kind) -> int:
+        return sum(task.view.kind == kind for task in self.tasks)
 
     def coverage(self) -> dict[str, Any]:
         """What is measured and what is not, by run, in tensors and in weights."""
@@ -52,12 +55,14 @@ class Plan:
     def describe(self) -> str:
         """The plan in words."""
         checkpoints = sum(len(sources) for sources in self.sources.values())
-        kinds = [task.view.kind for task in self.tasks]
-        elements = kinds.count("elements")
-        beside = f" and {elements} tensors by their elements" if elements else ""
+        elements = self._count("elements")
+        each = (
+            "1 tensor by its elements" if elements == 1 else f"{elements} tensors by their elements"
+        )
+        beside = f" and {each}" if elements else ""
         tier = self.options.tier
         lines = [
-            f"plan: {kinds.count('matrix')} matrices{beside} x {checkpoints} checkpoints of "
+            f"plan: {self._count('matrix')} matrices{beside} x {checkpoints} checkpoints of "
             f"{len(self.sources)} run(s), {self.num_units} units, {tier} tier",
             f"      reads {self.bytes_read / 1e6:,.0f} MB, holds at most "
             f"{self.peak_bytes / 1e6:,.0f} MB a worker, about {self.core_minutes(tier):.1f} "
@@ -76,7 +81,8 @@ class Plan:
         """The plan for programs."""
         return {
             "runs": {run: [s.step for s in sources] for run, sources in self.sources.items()},
-            "matrices": len(self.tasks),
+            "matrices": self._count("matrix"),
+            "elements_only": self._count("elements"),
             "units": self.num_units,
             "tier": self.options.tier,
             "bytes_read": self.bytes_read,
@@ -149,22 +155,3 @@ def make_plan(
     ]
     tasks.sort(key=lambda task: task.core_seconds(options.tier), reverse=True)
     return Plan(trajectories, sources, anchor_of, pairing_of, tasks, results, options)
-
-
-def _numel(view: View) -> int:
-    return view.rows * view.cols
-
-
-def _cost(view: View) -> float:
-    p, q = sorted((view.rows, view.cols))
-    return float(p) * p * q
-
-
-def _seconds_per_cost() -> float:
-    side, times = 192, []
-    W = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for _ in range(3):
-        begun = time.perf_counter()
-        exact_svd(W)
-        times.append(time.perf_counter() - begun)
-    return min(times) / side**3

@@ -50,7 +50,9 @@ def manifest(
         "anchors": [{"id": name, "sha256": anchors[name]} for name in sorted(anchors)],
         "coverage": {
             "measured": max(run["coverage"]["measured"] for run in ordered),
-            "elements_only": sorted({t for run in ordered for t in run["coverage"]["elements_only"]}),
+            "elements_only": sorted(
+                {t for run in ordered for t in run["coverage"]["elements_only"]}
+            ),
             "skipped": [{"tensor": t, "reason": skipped[t]} for t in sorted(skipped)],
         },
         "versions": {

@@ -64,6 +64,7 @@ def measure(
     ):
         sweep(out)
         earlier = _earlier(results)
+        _require_same_tier(results, options)
         extended = [_extended(trajectory, earlier) for trajectory in trajectories]
         digests = _digests(engine, results, extended, console)
         gone = {t.run: _gone(t, earlier.get(t.run)) for t in extended}
@@ -148,8 +149,8 @@ def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
 
 
 def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Sequence[Rows]) -> None:
-    whole = Rows([], [], [], [])
-    tables = ("readings", "nulls", "spectra", "angles")
+    whole = Rows()
+    tables = ("readings", "nulls", "spectra", "angles", "blocks")
     for part in parts:
         for name in tables:
             getattr(whole, name).extend(getattr(part, name))
@@ -167,6 +168,24 @@ def _earlier(results: ResultsFolder) -> Runs:
     if not results.manifest_path.exists():
         return {}
     return {run["name"]: run for run in results.manifest()["runs"]}
+
+
+def _require_same_tier(results: ResultsFolder, options: Options) -> None:
+    """A folder has one tier, so that no two of its numbers differ by how they were taken.
+
+    Raises:
+        ResultsError: If the folder was measured in the other one.
+    """
+    if not results.manifest_path.exists():
+        return
+    held = results.manifest().get("tier", options.tier)
+    if held != options.tier:
+        raise ResultsError(
+            str(results.root),
+            expected=f"a folder measured in the {options.tier} tier, or none yet",
+            found=f"one measured in the {held} tier",
+            do=f"add --tier {held}, or give another --out",
+        )
 
 
 def _extended(trajectory: Trajectory, earlier: Runs) -> Trajectory:

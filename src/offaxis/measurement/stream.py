@@ -27,11 +27,6 @@ from offaxis.measurement import cost, units
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
-FLOAT64 = 8
-LIVE_MATRICES = 30
-"""Matrices of float64 that a worker holds at most: anchor, current, delta, the checkpoint before,
-their factors, one random update, and LAPACK's work space (28 seen at 1536 x 2048)."""
-
 
 class Source(NamedTuple):
     """One checkpoint, with the hash that names its content; its folder may be gone since."""
@@ -73,14 +68,18 @@ class Task:
 
     @property
     def bytes_to_read(self) -> int:
-        """Stored bytes of the matrix in the anchor and in every unit's checkpoint."""
-        itemsize: int = getattr(torch, self.view.dtype).itemsize
-        return self.view.rows * self.view.cols * itemsize * (1 + self.num_units)
+        """Bytes of stored weights, each checkpoint read once, and once more as the one before."""
+        return cost.stored_bytes(self.view) * (1 + self.num_units)
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that a worker holds at most for this task."""
-        return self.view.rows * self.view.cols * FLOAT64 * LIVE_MATRICES
+        """Memory that the task holds at most, beside the interpreter."""
+        return cost.peak_bytes(self.view, self.options.tier)
+
+    def core_seconds(self, tier: Tier) -> float:
+        """Estimated time on one core by a tier, if no unit is finished."""
+        o = self.options
+        return cost.seconds(self.view, tier, self.num_units, 2 * o.draws + o.edge_draws)
 
 
 def run_task(task: Task) -> int:

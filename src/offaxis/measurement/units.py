@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from offaxis.diagnostics.base import NullReading, Reading
-from offaxis.files import write_atomically
 from offaxis.engine import Evaluated
+from offaxis.files import write_atomically
 from offaxis.table import definition
 
 FORMAT = "3"
