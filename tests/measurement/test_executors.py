@@ -154,7 +154,7 @@ from offaxis.measurement.executors import open_executor
 def at_work(out):
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"ray::_on_one_thread" in entry.read_bytes() and list(out.glob("factors/*/*/*")):
+            if b"ray::_work" in entry.read_bytes() and list(out.glob("factors/*/*/*")):
                 yield int(entry.parent.name)
         except OSError:
             continue
@@ -162,11 +162,14 @@ def at_work(out):
 def kill_one(out):
     while True:
         for worker in at_work(out):
-            os.kill(worker, signal.SIGSTOP)
-            if worker in at_work(out):  # it is in the midst of a matrix
-                os.kill(worker, signal.SIGKILL)
-                return print("killed", worker, flush=True)
-            os.kill(worker, signal.SIGCONT)
+            try:
+                os.kill(worker, signal.SIGSTOP)
+                if worker in at_work(out):  # it is in the midst of a matrix
+                    os.kill(worker, signal.SIGKILL)
+                    return print("killed", worker, flush=True)
+                os.kill(worker, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
         time.sleep(0.001)
 
 node = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -175,7 +178,9 @@ cluster.add_node(**node)
 cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
 threading.Thread(target=kill_one, args=[Path(sys.argv[2])], daemon=True).start()
-code = run(["measure", sys.argv[1], "--out", sys.argv[2], "--draws", "60", "--executor", "ray"])
+os.chdir(Path(sys.argv[1]).parent)  # where the cluster was not started
+where = [Path(sys.argv[1]).name, "--out", sys.argv[2]]
+code = run(["measure", *where, "--draws", "60", "--executor", "ray"])
 with open_executor("ray", 2, None) as engine:
     for call in [(hash_checkpoint, [Path("nowhere")]), (abs, [1], [1 << 60])]:
         try:
@@ -187,25 +192,44 @@ sys.exit(code)
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs offaxis[ray]")
-def test_a_killed_worker_is_survived_on_two_nodes_of_ray(run_folder: Path, tmp_path: Path) -> None:
+def with_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory(prefix="ray") as short:  # sockets have short names
         quiet = {
             "RAY_TMPDIR": short,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on this machine only
         }
-        done = subprocess.run(
-            [sys.executable, "-c", ON_A_CLUSTER, str(run_folder), str(tmp_path / "ray")],
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
             env=os.environ | quiet,
             capture_output=True,
             text=True,
             check=False,
             timeout=280,
         )
+
+
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs offaxis[ray]")
+
+
+@NEEDS_RAY
+def test_a_killed_worker_is_survived_on_two_nodes_of_ray(run_folder: Path, tmp_path: Path) -> None:
+    done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray")
     assert done.returncode == 0, done.stderr
     assert "killed" in done.stdout, done.stdout
     assert done.stdout.split()[-2:] == ["CheckpointError", "UsageError"], done.stderr
     options = Options(draws=60)
     measure(find_trajectories([run_folder]), tmp_path / "pool", options, workers=1)
+    assert content(tmp_path / "ray") == content(tmp_path / "pool")
+
+
+@NEEDS_RAY
+@pytest.mark.trials
+def test_ray_is_started_in_process_where_there_is_no_cluster(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
+    done = with_ray(*arguments, tmp_path / "ray", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
     assert content(tmp_path / "ray") == content(tmp_path / "pool")
