@@ -1,11 +1,8 @@
 """What was finished is kept, and the same work gives the same bytes."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,40 +223,6 @@ def test_a_disk_that_is_full_is_said_once_and_work_is_kept(
     assert "do:" in done.stderr
     assert not list(out.rglob("*.partial"))
     assert tables(again(run_folder, out)) == tables(results)
-
-
-@pytest.mark.parametrize("units", [4])
-def test_kill_and_run_again(
-    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
-) -> None:
-    kill_and_run_again(run_folder, results, tmp_path, units)
-
-
-@pytest.mark.trials
-@pytest.mark.parametrize("units", range(1, 15))
-def test_kill_anywhere_and_run_again(
-    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
-) -> None:
-    kill_and_run_again(run_folder, results, tmp_path, units)
-
-
-def kill_and_run_again(
-    run_folder: Path, results: ResultsFolder, tmp_path: Path, units: int
-) -> None:
-    command = [sys.executable, "-m", "offaxis", "measure", str(run_folder), "--out", str(tmp_path)]
-    command += ["--as", "stored", "--workers", "1"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(stamps(ResultsFolder(tmp_path))) < units and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = stamps(ResultsFolder(tmp_path))
-    assert len(finished) >= units
-    found = again(run_folder, tmp_path)
-    assert {p: t for p, t in stamps(found).items() if p in finished} == finished
-    assert tables(found) == tables(results)
-    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_draws_do_not_touch_the_global_generator(run_folder: Path, tmp_path: Path) -> None:

@@ -2,24 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from offaxis.checkpoints.trajectory import Checkpoint, Trajectory
+from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.console import byte_progress, messages, progress
-from offaxis.errors import ResultsError
 from offaxis.files import exclusively, sweep
 from offaxis.measurement.assemble import Rows, RunView, rows_of, training_rows
 from offaxis.measurement.digests import hash_checkpoint, remember, remembered
+from offaxis.measurement.earlier import (
+    earlier_runs,
+    extended_by,
+    gone_since,
+    require_same_runs,
+    require_same_tier,
+)
 from offaxis.measurement.executors import Executor, open_executor
 from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan, master_precision
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
-from offaxis.measurement.stream import Source, Task, run_task
+from offaxis.measurement.stream import Task, run_task
 from offaxis.table import ResultsFolder
 
 
@@ -63,13 +68,13 @@ def measure(
         _alone(results, runs, console),
     ):
         sweep(out)
-        earlier = _earlier(results)
-        _require_same_tier(results, options)
-        extended = [_extended(trajectory, earlier) for trajectory in trajectories]
+        earlier = earlier_runs(results)
+        require_same_tier(results, options.tier)
+        extended = [extended_by(trajectory, earlier) for trajectory in trajectories]
         digests = _digests(engine, results, extended, console)
-        gone = {t.run: _gone(t, earlier.get(t.run)) for t in extended}
+        gone = {t.run: gone_since(t, earlier.get(t.run)) for t in extended}
         plan = make_plan(extended, results, options, digests.__getitem__, gone)
-        _require_same_runs(plan, earlier)
+        require_same_runs(plan, earlier)
         console.print(plan.describe())
         _run_tasks(engine, plan.tasks, console)
         _write_tables(engine, plan, extended, earlier, console)
@@ -161,84 +166,3 @@ def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Sequence[R
         results.write("training", trajectory.run, log)
     else:
         results.part("training", trajectory.run).unlink(missing_ok=True)
-
-
-def _earlier(results: ResultsFolder) -> Runs:
-    """What the folder holds already, by run."""
-    if not results.manifest_path.exists():
-        return {}
-    return {run["name"]: run for run in results.manifest()["runs"]}
-
-
-def _require_same_tier(results: ResultsFolder, options: Options) -> None:
-    """A folder has one tier, so that no two of its numbers differ by how they were taken.
-
-    Raises:
-        ResultsError: If the folder was measured in the other one.
-    """
-    if not results.manifest_path.exists():
-        return
-    held = results.manifest().get("tier", options.tier)
-    if held != options.tier:
-        raise ResultsError(
-            str(results.root),
-            expected=f"a folder measured in the {options.tier} tier, or none yet",
-            found=f"one measured in the {held} tier",
-            do=f"add --tier {held}, or give another --out",
-        )
-
-
-def _extended(trajectory: Trajectory, earlier: Runs) -> Trajectory:
-    """Add the checkpoints of this run that were measured before and are still there."""
-    known = earlier.get(trajectory.run, {"checkpoint_paths": {}})
-    given = {c.step for c in trajectory.checkpoints}
-    kept = [
-        Checkpoint(int(step), Path(path))
-        for step, path in known["checkpoint_paths"].items()
-        if int(step) not in given and Path(path).is_dir()
-    ]
-    return replace(trajectory, checkpoints=tuple(sorted([*trajectory.checkpoints, *kept])))
-
-
-def _gone(trajectory: Trajectory, known: dict[str, Any] | None) -> list[Source]:
-    """The checkpoints of this run that were measured before and have been deleted since."""
-    if known is None:
-        return []
-    held = {c.step for c in trajectory.checkpoints}
-    return [
-        Source(int(step), Path(known["checkpoint_paths"][step]), digest)
-        for step, digest in known["checkpoint_sha256"].items()
-        if int(step) not in held
-    ]
-
-
-def _require_same_runs(plan: Plan, earlier: Runs) -> None:
-    """A name stands for one run: one anchor, and checkpoints that agree with those measured before.
-
-    Raises:
-        ResultsError: If the folder holds another run of the same name.
-    """
-    for trajectory in plan.trajectories:
-        run, known = trajectory.run, earlier.get(trajectory.run)
-        if known is None:
-            continue
-        anchor = plan.anchor_of[run]
-        if known["anchor_sha256"] != anchor.digest:
-            raise _another(
-                run, plan, f"measured from {known['anchor_path']}", f"from {anchor.path}"
-            )
-        before = known["checkpoint_sha256"]
-        here = {str(s.step): s.digest for s in plan.sources[run] if not s.is_gone}
-        common = here.keys() & before.keys()
-        agree = [step for step in common if here[step] == before[step]]
-        if len(agree) < len(common) or (not common and known["path"] != trajectory.origin):
-            raise _another(run, plan, f"one from {known['path']}", f"one from {trajectory.origin}")
-
-
-def _another(run: str, plan: Plan, expected: str, found: str) -> ResultsError:
-    return ResultsError(
-        f"run {run!r} in {plan.results.root}",
-        expected=f"the run of that name measured before, {expected}",
-        found=f"other weights, {found}",
-        do="give the same anchor and checkpoints, another name with --run, or another --out",
-    )

@@ -77,7 +77,7 @@ class Limits:
         """Whether no further task may begin."""
         return self.tasks is not None and num_running >= self.tasks
 
-    def room(self, held: int) -> float:
+    def room(self, held: int) -> int | float:
         """Bytes that are left."""
         return float("inf") if self.memory_bytes is None else self.memory_bytes - held
 

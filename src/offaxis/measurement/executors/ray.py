@@ -1,11 +1,12 @@
 """A Ray cluster: the one that runs here or that RAY_ADDRESS names, else one started in process.
 
 One remote task an item, begun again when its worker has died. Only paths and settings travel, so
-every node must see the checkpoints and the results folder under the same paths.
+every node must see the checkpoints, the results and the folder we stand in under the same paths.
 """
 
 import importlib
 import os
+import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -87,12 +88,12 @@ class Ray:
         """Call the function on every item; see `Executor.as_done`."""
         held = [0] * len(work) if peaks is None else peaks
         Limits(memory_bytes=self._largest_node()).require_room(held)
-        remote = self._ray.remote(_on_one_thread)
+        remote, folder = self._ray.remote(_work), os.getcwd()
 
         def begin(position: int) -> Any:  # noqa: ANN401 - Ray's references carry no types
             memory = held[position]
             task = remote.options(num_cpus=1, memory=memory or None, max_retries=MAX_RETRIES)
-            return task.remote(function, work[position])
+            return task.remote(folder, function, work[position])
 
         for position, reference in in_turn(held, self.limits, begin, self._ended):
             yield position, self._answer(reference)
@@ -122,7 +123,17 @@ class Ray:
             ) from error
 
 
-def _on_one_thread(function: Callable[[Work], Answer], item: Work) -> Answer:
+def _work(folder: str, function: Callable[[Work], Answer], item: Work) -> Answer:
+    """Call the function in a worker, where relative paths must mean what they mean here."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ResultsError(
+            folder,
+            expected="the folder that the command was started in, on every node of the cluster",
+            found=f"{error.strerror} on node {platform.node()}",
+            do="start it in a folder that all nodes share",
+        ) from error
     torch.set_num_threads(1)
     return function(item)
 

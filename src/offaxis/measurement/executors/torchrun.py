@@ -87,10 +87,9 @@ class Torchrun:
 
     def serve(self) -> None:
         """Work for the first rank until it has finished."""
-        with _explained():
-            while (order := self._next_order()) is not None:
-                for number, pair in enumerate(self._own(*order)):
-                    self._put(self._answer(self.rank, number), pair)
+        while (order := self._next_order()) is not None:
+            for number, pair in enumerate(self._own(*order)):
+                self._put(self._answer(self.rank, number), pair)
 
     def _own(
         self,
@@ -110,15 +109,11 @@ class Torchrun:
         self._seen = [0] * self.world
         self._put(f"order/{self.stage}", order)
 
-    def _put(self, key: str, value: object) -> None:
-        with _explained():
-            self.store.set(key, pickle.dumps(value))
-
     def _next_order(self) -> tuple[Any, ...] | None:
         self.stage += 1
-        while not self.store.check([f"order/{self.stage}"]):
+        while not self._is_there(f"order/{self.stage}"):
             time.sleep(_POLL_SECONDS)
-        order: tuple[Any, ...] | None = pickle.loads(self.store.get(f"order/{self.stage}"))
+        order: tuple[Any, ...] | None = self._get(f"order/{self.stage}")
         return order
 
     @property
@@ -128,13 +123,27 @@ class Torchrun:
     def _arrived(self) -> Iterator[tuple[int, Any]]:
         """What the other ranks have answered since the last look."""
         for rank in range(1, self.world):
-            while self.store.check([key := self._answer(rank, self._seen[rank])]):
+            while self._is_there(key := self._answer(rank, self._seen[rank])):
                 self._seen[rank] += 1
-                yield pickle.loads(self.store.get(key))
+                answer = self._get(key)
                 self.store.delete_key(key)
+                yield answer
 
     def _answer(self, rank: int, number: int) -> str:
         return f"answer/{self.stage}/{rank}/{number}"
+
+    def _put(self, key: str, value: object) -> None:
+        with _explained():
+            self.store.set(key, pickle.dumps(value))
+
+    def _get(self, key: str) -> Any:  # noqa: ANN401 - whatever was put there
+        with _explained():
+            return pickle.loads(self.store.get(key))
+
+    def _is_there(self, key: str) -> bool:
+        with _explained():
+            there: bool = self.store.check([key])
+        return there
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

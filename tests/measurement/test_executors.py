@@ -1,0 +1,235 @@
+"""Executors: the same numbers on every engine, within limits, and one message when one fails."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offaxis.checkpoints.trajectory import find_trajectories
+from offaxis.errors import CheckpointError, ResultsError, UsageError
+from offaxis.measurement import Options, measure
+from offaxis.measurement.digests import hash_checkpoint
+from offaxis.measurement.executors import engine_for, follows, open_executor
+from offaxis.measurement.executors.base import Limits, in_turn
+from offaxis.measurement.executors.torchrun import VARIABLES
+from offaxis.workers import SINGLE_THREAD
+from tests.measurement.test_faults import content
+from tests.models import anchor_weights, moved, save, save_run
+
+RANK = dict.fromkeys(VARIABLES, "1")
+
+
+@given(
+    peaks=st.lists(st.integers(0, 10), max_size=20),
+    tasks=st.none() | st.integers(1, 5),
+    budget=st.none() | st.integers(10, 30),
+    chance=st.randoms(use_true_random=False),
+)
+def test_everything_runs_once_and_within_the_limits(peaks, tasks, budget, chance) -> None:
+    begun: list[int] = []
+    running: set[int] = set()
+
+    def begin(position: int) -> int:
+        begun.append(position)
+        running.add(position)
+        assert tasks is None or len(running) <= tasks
+        assert budget is None or sum(peaks[i] for i in running) <= budget
+        return position
+
+    def ended(handles: Collection[int]) -> list[int]:
+        assert set(handles) == running
+        waiting = set(range(len(peaks))) - set(begun)
+        if tasks is None or len(running) < tasks:  # what could have begun has begun
+            room = float("inf") if budget is None else budget - sum(peaks[i] for i in running)
+            assert all(peaks[i] > room for i in waiting)
+        gone = chance.sample(sorted(running), chance.randint(1, len(running)))
+        running.difference_update(gone)
+        return gone
+
+    yielded = [position for position, _ in in_turn(peaks, Limits(tasks, budget), begin, ended)]
+    assert sorted(begun) == sorted(yielded) == list(range(len(peaks)))
+    assert not running
+
+
+def test_a_matrix_larger_than_the_budget_is_one_error_before_anything(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"--max-memory.*\n.*the largest matrix"):
+        measure(find_trajectories([run_folder]), tmp_path, Options(), workers=1, max_memory=1)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_workers_have_one_thread_and_the_parent_keeps_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with open_executor("pool", 1, None) as pool:
+        found = dict(pool.as_done(os.getenv, list(SINGLE_THREAD)))
+        assert set(found.values()) == {"1"}
+        assert list(pool.as_done(eval, ["__import__('torch').get_num_threads()"])) == [(0, 1)]
+        with pytest.raises(CheckpointError, match="no such folder"):
+            list(pool.as_done(hash_checkpoint, [tmp_path / "nowhere"]))
+        assert not list(pool.as_done(hash_checkpoint, []))
+    assert dict(os.environ) == before
+
+
+def test_a_killed_worker_is_one_message() -> None:
+    with (
+        pytest.raises(ResultsError, match="killed, perhaps for want of memory"),
+        open_executor("pool", 1, None) as pool,
+    ):
+        list(pool.as_done(os._exit, [1]))
+
+
+def test_torchrun_is_told_by_its_environment() -> None:
+    assert engine_for(None, {}) == "pool"
+    assert engine_for(None, RANK) == "torchrun"
+    assert engine_for("pool", RANK) == "pool"
+    assert not follows("pool", RANK)
+    assert follows("torchrun", RANK)
+    assert not follows("torchrun", RANK | {"RANK": "0"})
+    with pytest.raises(UsageError, match="torchrun --nproc-per-node 2"):
+        engine_for("torchrun", {"RANK": "0"})
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "offaxis", "measure", *map(str, arguments)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def test_two_ranks_make_the_table_of_the_pool(run_folder: Path, tmp_path: Path) -> None:
+    done = torchrun(run_folder, "--out", tmp_path / "ranks")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"results: {tmp_path / 'ranks'}\n"
+    assert done.stderr.count("plan:") == 1
+    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
+    assert content(tmp_path / "ranks") == content(tmp_path / "pool")
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None:
+    """The third of five matrices belongs to the first rank, the second to the other."""
+    run = save_run(tmp_path / "run", {1: 1e-3})
+    bad = moved(anchor_weights(), 2e-3)
+    for name in ("model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.up_proj.weight"):
+        bad[name][3, 4] = float("nan")
+    save(run / "checkpoint-2", bad)
+    done = torchrun(run, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "1 of 2560 entries NaN" in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_ray_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"offaxis\[ray\]"):
+        open_executor("ray", 1, None).__enter__()
+
+
+ON_A_CLUSTER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from offaxis.cli import run
+from offaxis.errors import CheckpointError, UsageError
+from offaxis.measurement.digests import hash_checkpoint
+from offaxis.measurement.executors import open_executor
+
+def at_work(out):
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"ray::_work" in entry.read_bytes() and list(out.glob("factors/*/*/*")):
+                yield int(entry.parent.name)
+        except OSError:
+            continue
+
+def kill_one(out):
+    while True:
+        for worker in at_work(out):
+            try:
+                os.kill(worker, signal.SIGSTOP)
+                if worker in at_work(out):  # it is in the midst of a matrix
+                    os.kill(worker, signal.SIGKILL)
+                    return print("killed", worker, flush=True)
+                os.kill(worker, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.001)
+
+node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+cluster.add_node(**node)
+cluster.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = cluster.address
+threading.Thread(target=kill_one, args=[Path(sys.argv[2])], daemon=True).start()
+os.chdir(Path(sys.argv[1]).parent)  # where the cluster was not started
+where = [Path(sys.argv[1]).name, "--out", sys.argv[2]]
+code = run(["measure", *where, "--draws", "60", "--executor", "ray"])
+with open_executor("ray", 2, None) as engine:
+    for call in [(hash_checkpoint, [Path("nowhere")]), (abs, [1], [1 << 60])]:
+        try:
+            list(engine.as_done(*call))
+        except (CheckpointError, UsageError) as error:
+            print(type(error).__name__, flush=True)
+cluster.shutdown()
+sys.exit(code)
+"""
+
+
+def with_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory(prefix="ray") as short:  # sockets have short names
+        quiet = {
+            "RAY_TMPDIR": short,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on this machine only
+        }
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | quiet,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
+        )
+
+
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs offaxis[ray]")
+
+
+@NEEDS_RAY
+def test_a_killed_worker_is_survived_on_two_nodes_of_ray(run_folder: Path, tmp_path: Path) -> None:
+    done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray")
+    assert done.returncode == 0, done.stderr
+    assert "killed" in done.stdout, done.stdout
+    assert done.stdout.split()[-2:] == ["CheckpointError", "UsageError"], done.stderr
+    options = Options(draws=60)
+    measure(find_trajectories([run_folder]), tmp_path / "pool", options, workers=1)
+    assert content(tmp_path / "ray") == content(tmp_path / "pool")
+
+
+@NEEDS_RAY
+@pytest.mark.trials
+def test_ray_is_started_in_process_where_there_is_no_cluster(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
+    done = with_ray(*arguments, tmp_path / "ray", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
+    assert content(tmp_path / "ray") == content(tmp_path / "pool")
