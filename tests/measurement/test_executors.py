@@ -147,9 +147,6 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from offaxis.cli import run
-from offaxis.errors import CheckpointError, UsageError
-from offaxis.measurement.digests import hash_checkpoint
-from offaxis.measurement.executors import open_executor
 
 def at_work(out):
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -181,12 +178,6 @@ threading.Thread(target=kill_one, args=[Path(sys.argv[2])], daemon=True).start()
 os.chdir(Path(sys.argv[1]).parent)  # where the cluster was not started
 where = [Path(sys.argv[1]).name, "--out", sys.argv[2]]
 code = run(["measure", *where, "--draws", "60", "--executor", "ray"])
-with open_executor("ray", 2, None) as engine:
-    for call in [(hash_checkpoint, [Path("nowhere")]), (abs, [1], [1 << 60])]:
-        try:
-            list(engine.as_done(*call))
-        except (CheckpointError, UsageError) as error:
-            print(type(error).__name__, flush=True)
 cluster.shutdown()
 sys.exit(code)
 """
@@ -217,7 +208,6 @@ def test_a_killed_worker_is_survived_on_two_nodes_of_ray(run_folder: Path, tmp_p
     done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray")
     assert done.returncode == 0, done.stderr
     assert "killed" in done.stdout, done.stdout
-    assert done.stdout.split()[-2:] == ["CheckpointError", "UsageError"], done.stderr
     options = Options(draws=60)
     measure(find_trajectories([run_folder]), tmp_path / "pool", options, workers=1)
     assert content(tmp_path / "ray") == content(tmp_path / "pool")
