@@ -12,7 +12,7 @@ from torch import Tensor
 from offaxis.linalg.debias import Corrected
 from offaxis.linalg.elementwise import Counts
 from offaxis.linalg.rounding import Grid
-from offaxis.linalg.visibility import OpenSteps, VisibleFraction
+from offaxis.linalg.visibility import Consistency, VisibleFraction
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -107,6 +107,17 @@ class Anchor:
         return float(self.s_bound[k - 1 : k + 1].sum())
 
 
+class Behind(NamedTuple):
+    """Root mean square of an update, the standard error of its logarithm, and how it was sized.
+
+    The error is 0 where the size is known.
+    """
+
+    rms: float
+    error: float
+    method: str
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """The singular values of dW.
@@ -191,7 +202,8 @@ class WeightUpdate:
         norm_error: Relative error bound of it.
         counts: What one pass over the entries counted, by the tolerance eta.
         master: The format that held the weights in training, as torch names it, or `unknown`.
-        steps: Those of the weights whose every change shows; None where there are none.
+        behind: Size of the Gaussian update that is sent through the gate as a null.
+        consistency: Changes seen over changes predicted by weights whose every change shows.
         visible: Norm of the update that bf16 shows, over the norm of the one behind it.
     """
 
@@ -201,7 +213,8 @@ class WeightUpdate:
     norm_error: float = 0.0
     counts: Mapping[float, Counts] = field(default_factory=dict)
     master: str = "unknown"
-    steps: OpenSteps | None = None
+    behind: Behind | None = None
+    consistency: Consistency | None = None
     visible: VisibleFraction | None = None
     spectrum: Spectrum | None = None
     shift: Shift | None = None

@@ -12,21 +12,13 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.diagnostics.sparsity import Eta
 from offaxis.linalg import visibility
 
 _NORMAL_95 = 1.96
 
 
-def _consistency(update: WeightUpdate, eta: float) -> visibility.Consistency | None:
-    if update.steps is None:
-        return None
-    table, magnitudes = update.counts[eta].table, update.anchor.magnitudes
-    return visibility.gate_consistency(table, magnitudes, update.steps)
-
-
-def _nulls(update: WeightUpdate, *, eta: float) -> Iterable[ClosedForm]:
-    found = _consistency(update, eta)
+def _nulls(update: WeightUpdate) -> Iterable[ClosedForm]:
+    found = update.consistency
     law = "closed form, the law of the weights whose every change shows"
     sd = None if found is None else found.log_sd
     yield ClosedForm("consistency", NullReading("open_gates", 1.0, sd, 0, law))
@@ -40,7 +32,6 @@ def _nulls(update: WeightUpdate, *, eta: float) -> Iterable[ClosedForm]:
     version=1,
     units={"consistency": "1", "visible_fraction": "fraction"},
     source="the precision gate of arXiv:2511.08567; prediction across binades derived here",
-    settings=lambda p: {"eta": 1e-3},
     primary=("open_gates",),
     primary_of={"visible_fraction": ("everything_visible",)},
     ensembles=(),
@@ -48,7 +39,7 @@ def _nulls(update: WeightUpdate, *, eta: float) -> Iterable[ClosedForm]:
     of_elements=True,
     closed_forms=_nulls,
 )
-def gate(update: WeightUpdate, *, eta: Eta) -> Mapping[str, Reading]:
+def gate(update: WeightUpdate) -> Mapping[str, Reading]:
     r"""Return whether large weights change as small ones predict, and how much of dW bf16 shows.
 
     `consistency` is the number of changes seen over the number predicted from the weights so small
@@ -68,7 +59,7 @@ def gate(update: WeightUpdate, *, eta: Eta) -> Mapping[str, Reading]:
         }
     flags = _regime(update)
     return {
-        "consistency": _read_consistency(update, eta, flags),
+        "consistency": _read_consistency(update, flags),
         "visible_fraction": _read_visible(update, flags),
     }
 
@@ -82,10 +73,10 @@ def _regime(update: WeightUpdate) -> tuple[str, ...]:
     ]
 
 
-def _read_consistency(update: WeightUpdate, eta: float, flags: tuple[str, ...]) -> Reading:
+def _read_consistency(update: WeightUpdate, flags: tuple[str, ...]) -> Reading:
     if not update.anchor.grid.on_grid:
         return Reading(None, 0.0, ("off_grid",))
-    found = _consistency(update, eta)
+    found = update.consistency
     if found is None:
         return Reading(None, 0.0, ("few_open_gates",))
     return Reading(found.value, _NORMAL_95 * found.value * found.log_sd, flags)

@@ -12,7 +12,7 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.diagnostics.sparsity import Eta, rounding_gate
+from offaxis.diagnostics.sparsity import Eta, gate_name
 from offaxis.linalg import gates
 
 _OVERLAPS = ("principal_overlap", "low_magnitude_overlap")
@@ -22,11 +22,12 @@ _PLACED = "closed form, the changes of each binade placed at random in it"
 
 def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iterable[ClosedForm]:
     anchor, counts = update.anchor, update.counts[eta]
-    gate = rounding_gate(update, eta)
+    behind, name = update.behind, gate_name(update)
     for quantity, weights in anchor.masks.items():
         yield ClosedForm(quantity, NullReading("chance", alpha, 0.0, 0, "the mask's density"))
-        expected = gates.gate_overlap(anchor.grid, gate.rms, eta, weights, gate.error)
-        yield ClosedForm(quantity, _null(gate.name, expected, gate.method))
+        if behind is not None:
+            found = gates.gate_overlap(anchor.grid, behind.rms, eta, weights, behind.error)
+            yield ClosedForm(quantity, _null(name, found, behind.method))
         stratified = gates.stratified_overlap(counts.table, weights)
         yield ClosedForm(quantity, _null("stratified", stratified, _PLACED))
     if "principal_overlap" in anchor.masks:

@@ -46,4 +46,6 @@ def principal_energy(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mappi
         return undefined(principal_energy, "zero_anchor")
     if update.is_zero or blocks is None:
         return {"principal_energy": UNDEFINED_AT_ZERO}
+    if k > blocks.inside.numel():
+        return undefined(principal_energy, "block_not_drawn")
     return {"principal_energy": Reading(float(blocks.inside[k - 1]), blocks.bound, (), blocks.tier)}

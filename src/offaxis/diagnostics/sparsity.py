@@ -1,9 +1,8 @@
 """Update sparsity: the share of weights that a bf16 file shows unchanged."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import torch
 from annotated_types import Ge, Lt
 
 from offaxis.diagnostics.base import (
@@ -13,49 +12,23 @@ from offaxis.diagnostics.base import (
     WeightUpdate,
     diagnostic,
 )
-from offaxis.linalg import gates, rounding
+from offaxis.linalg import gates
 
 Eta = Annotated[float, Ge(0), Lt(0.5)]
 
 
-class Gate(NamedTuple):
-    """The precision gate of one update.
-
-    Attributes:
-        name: Which threshold it has.
-        method: How the update behind it was sized.
-        rms: Root mean square of a Gaussian update of that size.
-        error: Standard error of its logarithm; 0 where the size is known.
-    """
-
-    name: str
-    method: str
-    rms: float
-    error: float
-
-
-def rounding_gate(update: WeightUpdate, eta: float) -> Gate:
-    """Size a Gaussian update, independent of the weights, to be sent through the cast to bf16.
-
-    Where the file holds more than bf16 the update has the delta's own norm. Where it holds bf16,
-    it shows what the cast let through, and the update is the one that would have shown that.
-    """
-    grid, counts = update.anchor.grid, update.counts[eta]
-    name = "gate_half_ulp" if grid.on_grid else "gate_cell_average"
-    if update.storage != torch.bfloat16:
-        return Gate(name, "closed form, Gaussian update of the delta's norm", update.rms, 0.0)
-    method = "closed form, Gaussian update that shows the visible norm in bf16"
-    rms = rounding.true_rms(grid, (counts.visible_squares / counts.entries) ** 0.5)
-    # a sum of few squares is uncertain by the root of the sum of their squares
-    error = counts.visible_fourth**0.5 / counts.visible_squares if rms > 0 else 0.0
-    return Gate(name, method, rms, error)
+def gate_name(update: WeightUpdate) -> str:
+    """Which threshold the precision gate of an update has."""
+    return "gate_half_ulp" if update.anchor.grid.on_grid else "gate_cell_average"
 
 
 def _gate(update: WeightUpdate, *, eta: float) -> Iterable[ClosedForm]:
-    name, method, rms, error = rounding_gate(update, eta)
-    density, sd = gates.gate_density(update.anchor.grid, rms, eta, error)
+    behind, name = update.behind, gate_name(update)
+    if behind is None:
+        return
+    density, sd = gates.gate_density(update.anchor.grid, behind.rms, eta, behind.error)
     for quantity, mean in (("sparsity", 1 - density), ("density", density)):
-        yield ClosedForm(quantity, NullReading(name, mean, sd, 0, method))
+        yield ClosedForm(quantity, NullReading(name, mean, sd, 0, behind.method))
 
 
 @diagnostic(

@@ -10,7 +10,7 @@ from offaxis.diagnostics.base import Anchor
 from offaxis.engine.request import Request
 from offaxis.linalg import rounding
 from offaxis.linalg.basis import Basis, singular_basis
-from offaxis.linalg.elementwise import magnitude_table
+from offaxis.linalg.elementwise import magnitude_table, strata_of
 from offaxis.linalg.factors import spectrum
 from offaxis.linalg.masks import MaskCodes, mask_codes
 from offaxis.linalg.products import product
@@ -26,6 +26,7 @@ class PreparedAnchor:
         facts: What the diagnostics are told of it.
         request: What it was prepared for.
         codes: By entry, in which masks it lies; None where no masks are wanted.
+        strata: Its entries by binade and mask code.
         basis: Its singular basis; None where nothing needs it.
     """
 
@@ -33,6 +34,7 @@ class PreparedAnchor:
     facts: Anchor
     request: Request
     codes: Tensor | None
+    strata: Tensor
     basis: Basis | None
 
 
@@ -61,7 +63,7 @@ def prepare(W: Tensor, request: Request) -> PreparedAnchor:
         masks=_weights(codes, basis),
         mask_gap=_relative_gap(s, request.rank),
     )
-    return PreparedAnchor(W, facts, request, held, basis)
+    return PreparedAnchor(W, facts, request, held, strata_of(magnitudes), basis)
 
 
 def _spectrum(W: Tensor, basis: Basis | None, request: Request) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from offaxis.engine.seeds import seed_for
 from offaxis.engine.spikes import drawn_above_edge
 from offaxis.linalg.elementwise import Counts, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
+from offaxis.linalg.factors import spectrum as values
 
 ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
 
@@ -41,7 +42,9 @@ def noise_edge(delta: Tensor, draws: Draws) -> float:
     largest = -math.inf
     for index in range(draws.edge):
         flip_signs_(delta, seed_for(draws.key, "edge", index))
-        largest = max(largest, fast.largest_value(delta, seed_for(draws.key, "lanczos", index)))
+        seed = seed_for(draws.key, "edge", index, "start")
+        value = values(delta).s[0] if min(delta.shape) <= _SMALL else fast.largest(delta, seed)
+        largest = max(largest, float(value))
     return largest if draws.edge else math.inf
 
 
@@ -109,12 +112,14 @@ def _exactly(
         found = exact.movement(anchor, current, needs)
     if "spectrum" in needs:
         found = found.beside(exact.of_delta(delta, norm=update.norm, vectors=0))
-    return found.beside(fast.blocks(anchor, delta, update.norm)) if "blocks" in needs else found
+    if "blocks" in needs:
+        found = found.beside(fast.blocks(anchor, delta, update.norm, drawn=True))
+    return found
 
 
 def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
     """Count a random update's changes."""
-    return count(anchor.W, delta + anchor.W, anchor.codes, eta)
+    return count(anchor.W, delta + anchor.W, anchor.codes, eta, strata=anchor.strata)
 
 
 def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:

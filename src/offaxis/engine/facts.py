@@ -1,6 +1,5 @@
 """The facts of one update: its entries counted once, decomposed once."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,11 +9,10 @@ from torch import Tensor
 from offaxis.diagnostics.base import WeightUpdate
 from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
+from offaxis.engine.gates import through_the_gate
 from offaxis.engine.parts import Parts
-from offaxis.linalg import visibility
-from offaxis.linalg.elementwise import Counts, count, profile
+from offaxis.linalg.elementwise import count, profile
 from offaxis.linalg.sums import RELATIVE_ERROR, difference, frobenius
-from offaxis.linalg.visibility import OpenSteps, VisibleFraction
 
 
 class Facts(NamedTuple):
@@ -47,10 +45,12 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     first = Parts()
     if request.tier == "exact" and moved:
         first = exact.movement(anchor, current, request.needs)
-    counts = {eta: count(anchor.W, current, anchor.codes, eta) for eta in request.etas}
+    counts = {
+        eta: count(anchor.W, current, anchor.codes, eta, strata=anchor.strata)
+        for eta in request.etas
+    }
     delta = difference(anchor.W, current)
     norm = frobenius(delta)
-    steps = _open_steps(anchor, current, counts)
     update = WeightUpdate(
         anchor=anchor.facts,
         storage=stored.dtype,
@@ -58,9 +58,9 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
         norm_error=RELATIVE_ERROR,
         counts=counts,
         master=stored.master,
-        steps=steps,
-        visible=_visible(anchor, counts, norm, stored.dtype, steps),
     )
+    if counts and norm > 0:
+        update = through_the_gate(anchor, update, current)
     kept = {"norm": torch.tensor(norm, dtype=torch.float64)}
     if not request.is_matrix:
         return Facts(update, delta, kept)
@@ -103,35 +103,3 @@ def _zero(anchor: PreparedAnchor) -> Parts:
     if request.k:
         kept |= {"angles_left": zeros[: request.k], "angles_right": zeros[: request.k].clone()}
     return Parts(kept=kept)
-
-
-def _open_steps(
-    anchor: PreparedAnchor, current: Tensor, counts: Mapping[float, Counts]
-) -> OpenSteps | None:
-    """The steps of the weights whose every change shows, on an anchor of bf16 values."""
-    if not counts or not anchor.facts.grid.on_grid:
-        return None
-    limit = visibility.open_limit(counts[min(counts)].table)
-    if limit is None:
-        return None
-    return visibility.open_steps(anchor.W.bfloat16(), current, limit)
-
-
-def _visible(
-    anchor: PreparedAnchor,
-    counts: Mapping[float, Counts],
-    norm: float,
-    storage: torch.dtype,
-    steps: OpenSteps | None,
-) -> VisibleFraction | None:
-    """Measured where the file holds more than bf16, estimated where it holds bf16."""
-    if not counts or norm == 0:
-        return None
-    found = counts[min(counts)]
-    if storage != torch.bfloat16:
-        return VisibleFraction(math.sqrt(found.visible_squares) / norm, 0.0, "measured")
-    if not anchor.facts.grid.on_grid or found.visible_squares == 0:
-        return None
-    error = math.sqrt(found.visible_fourth) / found.visible_squares
-    rms = math.sqrt(found.visible_squares / found.entries)
-    return visibility.visible_fraction(anchor.facts.grid, rms, error, steps)

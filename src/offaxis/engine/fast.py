@@ -60,15 +60,16 @@ def lacks(found: Parts, request: Request, needs: frozenset[Need]) -> bool:
     return no_shift or ("rotation" in needs and request.k > 0 and found.rotation is None)
 
 
-def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float) -> Parts:
-    """Return the energy in the anchor's principal blocks alone."""
+def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = False) -> Parts:
+    """Return the energy in the anchor's principal blocks alone; of a draw, in the leading ones."""
     if anchor.basis is None or anchor.facts.is_zero:
         return Parts()
-    found = _blocks(project(anchor.basis, delta, max(anchor.request.k, 1)), norm)
-    return Parts(blocks=found, kept={"inside": found.inside})
+    projection = project(anchor.basis, delta, max(anchor.request.k, 1), whole=not drawn)
+    found = _blocks(projection, norm)
+    return Parts(blocks=found, kept={} if drawn else {"inside": found.inside})
 
 
-def largest_value(delta: Tensor, seed: int) -> float:
+def largest(delta: Tensor, seed: int) -> float:
     """Return an upper estimate of the largest singular value: the value found, and its bound."""
     top = top_singular(delta, 1, seed=seed)
     return float(top.s[0] + top.bound[0])

@@ -12,6 +12,7 @@ from offaxis.linalg.sums import difference, frobenius
 
 _CONVERGED = 1e-12  # residual, as a share of the largest value, at which Lanczos is exact
 _STEPS = 400
+_SMALL = 512  # up to it the whole spectrum is as quick
 
 
 def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
@@ -22,7 +23,9 @@ def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
     """
     wanted = min(vectors + 1, *delta.shape)
     seed = seed_for("leading", *delta.shape)
-    if tier == "fast":
+    if tier == "exact" and min(delta.shape) <= _SMALL:
+        found = exact.leading(delta, vectors)
+    elif tier == "fast":
         found = leading_of(top_singular(delta, wanted, seed=seed), vectors)
     else:
         top = top_singular(
