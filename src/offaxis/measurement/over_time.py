@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from offaxis.diagnostics import similarity
-from offaxis.diagnostics.base import NullReading, Reading
+from offaxis.diagnostics.base import NullReading, Reading, Tier
 from offaxis.diagnostics.similarity import Stage, TopFactors
 from offaxis.engine import generator_for, leading, mean_and_sd
 from offaxis.linalg.ensembles import random_walk
@@ -15,7 +15,9 @@ from offaxis.table import definition
 
 _CURVES = ("left", "right", "delta_spectrum", "residuals")
 _STEP = ("increment_left", "increment_right", "increment_spectrum", "increment_residuals")
-_WALK = "seeded draws of a walk with the update's row and column profile and step sizes, fast tier"
+_WALK = "seeded draws of a walk with the update's row and column profile and step sizes"
+_SMALL = 512
+"""Up to this dimension the exact tier follows a walk as quickly as the fast one."""
 
 Walks = Sequence[Sequence[Mapping[str, Reading]]]
 
@@ -81,8 +83,9 @@ def _walk(
 ) -> Path:
     """The leading factors along one walk; one position is in memory at a time."""
     path: list[TopFactors | None] = []
+    tier: Tier = "exact" if min(row_rms.numel(), col_rms.numel()) <= _SMALL else "fast"
     for position in random_walk(row_rms, col_rms, sizes, generator_for(key, "walk")):
-        found = leading(position, K, "fast")
+        found = leading(position, K, tier)
         path.append(_factors(*(found[name] for name in _CURVES)))
     return path
 
