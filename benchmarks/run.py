@@ -1,134 +1,88 @@
-"""Time what users wait for, as ratios inside one run on one thread.
+"""Time what users wait for and measure what it holds, as ratios inside one run on one thread.
 
-    make bench
+    python benchmarks/run.py [--large] [SUBJECT ...]
 
-Prints a table and writes it as Parquet and Markdown under benchmarks/results/.
+Prints a table and writes it as Parquet and Markdown under benchmarks/results/. `--large` repeats
+4096 x 4096 as often as 1024 x 4096, and measures the memory of 12288 x 4096.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from offaxis.measurement.evaluate import Draws, evaluate
-from torch import Tensor
 
-from offaxis.diagnostics.base import Matrix, WeightUpdate
-from offaxis.linalg.spectra import exact_svd, gram_svd
-from offaxis.measurement.options import diagnostics
+import elementwise
+import memory
+import parallel
+import tiers
+from offaxis.workers import worker_pool
+from rows import Row, markdown, row
 
-SHAPES = ((128, 384), (256, 1024), (512, 2048))
-REPEATS = 5
 RESULTS = Path(__file__).parent / "results"
 
+WIDE, SQUARE = (1024, 4096), (4096, 4096)
 
-class Line(NamedTuple):
-    """One comparison: seconds of what, against seconds of what else, pair by pair."""
-
-    what: str
-    against: str
-    shape: str
-    seconds: float
-    ratio_median: float
-    ratio_min: float
-    ratio_max: float
+_ELEMENTWISE = {"memcpy of the same bytes": "<= 1.5", "torch.kthvalue of both": "<= 0.1"}
 
 
-def pair(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """An anchor and a checkpoint on the bf16 grid, the update of low rank plus noise."""
-    g = torch.Generator().manual_seed(0)
-    W0 = 0.02 * torch.randn(shape, generator=g)
-    low = torch.randn(shape[0], 16, generator=g) @ torch.randn(16, shape[1], generator=g)
-    W1 = W0 + 1e-4 * (low / 4 + torch.randn(shape, generator=g))
-    return W0.bfloat16().double(), W1.bfloat16().double()
-
-
-def readings(W0: Matrix, W1: Tensor, draws: int) -> Callable[[], object]:
-    """Every reading of one checkpoint of one matrix, the anchor prepared; nulls where drawn."""
-    every = list(diagnostics().values())
-
-    def work() -> object:
-        update = WeightUpdate(W0, Matrix(W1), Matrix(W1 - W0.W), torch.bfloat16)
-        return evaluate(update, every, {}, Draws(draws, draws, "bench"))
-
-    return work
-
-
-def script(W0: Tensor, W1: Tensor) -> Callable[[], object]:
-    """What scripts in use run for each matrix: two float32 SVDs and the values of the delta."""
-
-    def work() -> object:
-        a, b = W0.float(), W1.float()
-        return (
-            torch.linalg.svd(a, full_matrices=False),
-            torch.linalg.svd(b, full_matrices=False),
-            torch.linalg.svdvals(b - a),
+def elementwise_rows() -> list[Row]:
+    return [
+        row(
+            line.what,
+            line.against,
+            line.shape,
+            [line.ratio_min, line.ratio_median, line.ratio_max],
+            _ELEMENTWISE[line.against],
+            seconds=[line.seconds],
         )
-
-    return work
-
-
-def compare(what: str, against: str, shape: tuple[int, int], *work: Callable[[], object]) -> Line:
-    times: list[tuple[float, ...]] = []
-    for _ in range(REPEATS + 1):
-        pair_of_times = []
-        for each in work:
-            begun = time.process_time()
-            each()
-            pair_of_times.append(time.process_time() - begun)
-        times.append(tuple(pair_of_times))
-    ratios = [first / second for first, second in times[1:]]
-    return Line(
-        what,
-        against,
-        f"{shape[0]} x {shape[1]}",
-        statistics.median(first for first, _ in times[1:]),
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-    )
+        for line in elementwise.lines()
+    ]
 
 
-def lines() -> list[Line]:
-    found = []
-    usual = "two float32 SVDs and one svdvals"
-    for shape in SHAPES:
-        W0, W1 = pair(shape)
-        anchor = Matrix(W0)
-        anchor.factors  # noqa: B018 - prepared once, as in a measurement
-        alone, nulls = readings(anchor, W1, 0), readings(anchor, W1, 3)
-        alone()
-        found.append(compare("all readings", usual, shape, alone, script(W0, W1)))
-        found.append(compare("all readings with nulls", usual, shape, nulls, script(W0, W1)))
-        found.append(
-            compare(
-                "SVD by float64 Gram",
-                "SVD by float64 LAPACK",
-                shape,
-                lambda W=W1: gram_svd(W),
-                lambda W=W1: exact_svd(W),
-            )
-        )
-    return found
+Subject = Callable[..., list[Row]]
+
+
+def subjects(*, large: bool) -> Mapping[str, list[tuple[Subject, tuple[object, ...]]]]:
+    """By name, the functions that give its rows, each called in a process of one thread."""
+    repeats = 3 if large else 1
+    shapes = [(3072, 1024), *([(12288, 4096)] if large else [])]
+    return {
+        "tiers": [(tiers.speed, (WIDE, 3)), (tiers.speed, (SQUARE, repeats))],
+        "largest": [(tiers.largest_value, (SQUARE, repeats))],
+        "elementwise": [(elementwise_rows, ())],
+        "memory": [*((memory.of_one_matrix, (shape,)) for shape in shapes), (memory.flatness, ())],
+        "parallel": [(parallel.speed_up, ())],
+    }
+
+
+def measured(function: Subject, arguments: tuple[object, ...]) -> list[Row]:
+    """Rows taken in a fresh process of one thread."""
+    with worker_pool(1, torch.set_num_threads, 1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def rows(chosen: Mapping[str, list[tuple[Subject, tuple[object, ...]]]]) -> Iterator[Row]:
+    for work in chosen.values():
+        for function, arguments in work:
+            yield from measured(function, arguments)
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    found = lines()
-    head = "| what | against | shape | CPU s | ratio, median | min - max |"
-    table = [head, "|---|---|---|---|---|---|"] + [
-        f"| {x.what} | {x.against} | {x.shape} | {x.seconds:.4f} | {x.ratio_median:.2f} "
-        f"| {x.ratio_min:.2f} - {x.ratio_max:.2f} |"
-        for x in found
-    ]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("subject", nargs="*", choices=[*subjects(large=False), []])
+    given = parser.parse_args()
+    every = subjects(large=given.large)
+    found = []
+    for each in rows({name: every[name] for name in given.subject or every}):
+        print(markdown([each]).splitlines()[-1], flush=True)
+        found.append(each)
     RESULTS.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([x._asdict() for x in found]), RESULTS / "bench.parquet")
-    (RESULTS / "bench.md").write_text("\n".join(table) + "\n", encoding="utf-8")
-    print("\n".join(table))
+    pq.write_table(pa.Table.from_pylist([r.as_dict() for r in found]), RESULTS / "bench.parquet")
+    (RESULTS / "bench.md").write_text(markdown(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

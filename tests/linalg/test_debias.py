@@ -197,3 +197,22 @@ def test_the_gain_of_a_faint_signal(sd: float) -> None:
         return
     faint = restoration.mean_rounded(torch.tensor([step]).double(), unit, sd)
     assert gain == pytest.approx(float(faint) / step, abs=1e-4)
+
+
+@given(st.tuples(st.integers(1, 30), st.integers(1, 30)), st.floats(0, 1.5), st.integers(0, 10**6))
+def test_strengths_under_a_profile_solve_its_equation(shape, width: float, seed: int) -> None:
+    """Plain iteration from 0 rises to the solution, or runs away where there is none."""
+    g = torch.Generator().manual_seed(seed)
+    rows, cols = (torch.randn(d, generator=g, dtype=torch.float64).mul(width).exp() for d in shape)
+    rows, cols = rows / rows.sum(), cols / cols.sum()
+    s = torch.linspace(4, 0.5, 8, dtype=torch.float64) * (rows.max() + cols.max()).sqrt()
+    found = debias.correct(s, 0.0, *shape, energy=1.0, profile=debias.Profile(rows, cols))
+    for z, strength in zip(s, found.values, strict=True):
+        A, ran_away, rising = torch.zeros_like(z), False, True
+        while rising and not ran_away:
+            B = (cols / (z - cols * A)).sum()
+            ran_away = bool((z <= cols * A).any() | (z <= rows * B).any())
+            rise = (rows / (z - rows * B)).sum() - A
+            A, rising = A + rise, float(rise) > 1e-15 * float(A)
+        traces = (1 / (z - rows * B)).mean() * (1 / (z - cols * A)).mean()
+        assert float(strength) == pytest.approx(0 if ran_away else float(traces.rsqrt()), rel=1e-9)

@@ -24,6 +24,7 @@ class PlantedArm:
     anchor: str = "anchor"
     accuracy: float = 0.7
     objective: str = "any"
+    files: str = "float32"
     # Factors on what the norm alone would give, by quantity.
     effects: Mapping[str, float] = field(default_factory=dict)
 
@@ -71,6 +72,10 @@ def planted(quantity: str, norm: float, share: float) -> tuple[float | None, flo
         "left_to_final": (0.3 + 0.7 * share, RANDOM_WALK + 0.85 * share),
         "right_increment": (0.4, 0.03),
         "left_increment": (0.4, 0.03),
+        "odds_ratio": (0.9, 1.0),
+        "consistency": (1.0, 1.0),
+        "visible_fraction": (1.0, 1.0),
+        "principal_energy": (0.02, 0.0156),
     }
     return curves[quantity]
 
@@ -88,6 +93,10 @@ DIAGNOSTICS = {
         ["principal_overlap", "low_magnitude_overlap"],
         "gate_cell_average",
     ),
+    "masks/odds": ("v1;rank=16;alpha=0.3;as=stored", ["odds_ratio"], "independence"),
+    "gate/law": ("v1;eta=0.001;as=stored", ["consistency"], "open_gates"),
+    "gate": ("v1;eta=0.001;as=stored", ["visible_fraction"], "everything_visible"),
+    "principal_energy": ("v1;k=16;as=stored", ["principal_energy"], "sign_flip"),
     "norm": (
         "v1;as=stored",
         ["frobenius_norm", "relative_norm", "spectral_norm"],
@@ -184,7 +193,7 @@ def _write_manifest(folder, runs, *, num_matrices, preset, known_arms):
 
 
 def _write_run(folder, run, arm, seed, *, steps, matrices, log):
-    readings, spectra, angles = [], [], []
+    readings, spectra, angles, blocks = [], [], [], []
     for step in steps:
         norm, share = norm_at(arm, seed, step), step / arm.steps
         for layer, role, tensor in matrices:
@@ -212,6 +221,10 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
                             "null_mean": null_mean,
                             "null_sd": None if null_mean is None else abs(null_mean) * 0.01,
                             "flags": flags,
+                            "method": "exact",
+                            "stored_precision": arm.files,
+                            "master_precision": "float32",
+                            "compute_precision": "float64",
                         }
                     )
             curve = place | {"precision": "stored"}
@@ -222,9 +235,13 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
             spectra.append(curve | {"matrix": "anchor", "singular_values": anchor})
             turned = [norm * math.sqrt(index) for index in range(1, 17)]
             angles.append(curve | {"side": "right", "angles": turned})
+            inside = [(index / 128) ** 1.8 for index in range(1, 129)]
+            isotropic = [(index / 128) ** 2 for index in range(1, 129)]
+            blocks.append(curve | {"inside": inside, "isotropic": isotropic})
     folder.write("readings", run, readings)
     folder.write("spectra", run, spectra)
     folder.write("angles", run, angles)
+    folder.write("blocks", run, blocks)
     if log:
         folder.write("training", run, _training(run, arm, steps))
 

@@ -75,7 +75,7 @@ def test_every_chart_is_drawn_in_both_schemes_and_nothing_is_fetched(
 def assert_drawn(tab, *, paper):
     assert tab.get_attribute("html", "data-state") == "drawn"
     drawn = marks(tab)
-    assert len(drawn) == 20
+    assert len(drawn) == 21
     assert all(count > 0 for count in drawn.values()), drawn
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     cut = """() => [...document.querySelectorAll('.chart')]

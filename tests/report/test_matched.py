@@ -44,7 +44,7 @@ def test_common_target_is_the_end_of_the_shortest_path():
 
 
 def test_planted_values_at_matched_norm(results, tmp_path, arms):
-    from offaxis.report.evidence import sample
+    from offaxis.report.samples import sample
 
     study = load_study(results(tmp_path, {key: arms[key] for key in ("sft", "opd", "rlvr")}))
     samples = sample(study, ["sft", "opd", "rlvr"], QUANTITIES["shift"], "norm")
@@ -57,7 +57,7 @@ def test_planted_values_at_matched_norm(results, tmp_path, arms):
 
 
 def test_planted_values_at_matched_accuracy(results, tmp_path, arms):
-    from offaxis.report.evidence import sample
+    from offaxis.report.samples import sample
 
     study = load_study(results(tmp_path, {key: arms[key] for key in ("opd", "rlvr")}))
     samples = sample(study, ["opd", "rlvr"], QUANTITIES["norm"], "accuracy")
@@ -66,7 +66,7 @@ def test_planted_values_at_matched_accuracy(results, tmp_path, arms):
 
 
 def test_matching_refuses_different_anchors(results, tmp_path, arms):
-    from offaxis.report.evidence import CannotTell, sample
+    from offaxis.report.samples import CannotTell, sample
 
     study = load_study(results(tmp_path, {key: arms[key] for key in ("sft-base", "opd")}))
     with pytest.raises(CannotTell, match="one anchor"):
@@ -74,7 +74,7 @@ def test_matching_refuses_different_anchors(results, tmp_path, arms):
 
 
 def test_matching_refuses_ranges_that_do_not_meet(results, tmp_path, planted_arm):
-    from offaxis.report.evidence import CannotTell, sample
+    from offaxis.report.samples import CannotTell, sample
 
     far_apart = {"opd": planted_arm(0.3, steps=4), "rlvr": planted_arm(0.001, steps=4)}
     study = load_study(results(tmp_path, far_apart))

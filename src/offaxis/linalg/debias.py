@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-_ITERATIONS = 400  # of the noise's equation, which converges geometrically away from the edge
+_STEPS = 60  # of Newton's method; at the edge itself each halves the error, above it a few do
+_ROUNDING = 1e-15
 
 
 class Corrected(NamedTuple):
@@ -75,7 +76,8 @@ def correct(
         profile: Row and column energies of the noise; iid noise with this edge where absent.
 
     Returns:
-        Strengths with directions taken as unrelated to the profile.
+        Strengths with directions taken as unrelated to the profile; 0 for what the profile's noise
+        alone may reach.
 
     Source:
         Benaych-Georges & Nadakuditi 2012, arXiv:1103.2221, theorem 2.8; the profile's equation is
@@ -119,13 +121,19 @@ def _profiled_strength(s: Tensor, profile: Profile) -> Float64[Tensor, " k"]:
     if total == 0 or s.numel() == 0:
         return s
     r, c, z = rows[:, None] / total**0.5, cols[:, None] / total**0.5, s[None, :]
-    # A = sum r_i a_i and B = sum c_j b_j rise from 0 to the solution; it exists above the edge
-    A = B = torch.zeros_like(z)
-    for _ in range(_ITERATIONS):
-        A, last = (r / (z - r * B)).sum(0, keepdim=True), A
-        B = (c / (z - c * A)).sum(0, keepdim=True)
-        if float(((A - last) / A).abs().max()) < 1e-12:
+    # B(A) and A(B) are convex and rise: from 0, Newton's method rises to the least solution, and
+    # passes where it turns only if there is none
+    A, exists = torch.zeros_like(z), torch.ones_like(z, dtype=torch.bool)
+    for _ in range(_STEPS):
+        b = c / (z - c * A)
+        B = b.sum(0, keepdim=True)
+        a = r / (z - r * B)
+        rest = a.sum(0, keepdim=True) - A
+        slope = a.square().sum(0, keepdim=True) * b.square().sum(0, keepdim=True)
+        moving = rest.abs() > _ROUNDING * A
+        exists &= (z > c.max() * A) & (z > r.max() * B) & ((slope < 1) | ~moving)
+        if not bool((moving & exists).any()):
             break
+        A = torch.where(moving & exists, A + rest / (1 - slope), A)
     traces = (1 / (z - r * B)).mean(0) * (1 / (z - c * A)).mean(0)
-    inside = ((z > r * B).all(0)) & ((z > c * A).all(0)) & (traces > 0)
-    return torch.where(inside, traces.abs().rsqrt(), 0.0)
+    return torch.where(exists[0], traces.rsqrt(), 0.0)

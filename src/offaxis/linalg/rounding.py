@@ -3,8 +3,12 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import BFloat16, Bool, Float, Float64, Int32, Int64
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr
 from torch import Tensor
 
 _SMALLEST = 2.0**-133  # bf16's least subnormal
@@ -91,8 +95,8 @@ def true_rms(weights: Grid, visible_rms: float) -> float:
     r"""Return the rms of a Gaussian update whose bf16 image has the given rms.
 
     A bf16 file shows of an update only what the cast lets through: too little where steps are
-    below half a unit in the last place, rounding noise on top elsewhere. Solved by bisection for
-    the update that would have shown what was seen.
+    below half a unit in the last place, rounding noise on top elsewhere. Solved for the
+    update that would have shown what was seen.
 
     Args:
         weights: The anchor on the bf16 grid.
@@ -100,32 +104,37 @@ def true_rms(weights: Grid, visible_rms: float) -> float:
     """
     if visible_rms == 0:
         return 0.0
+    units, counts = (x.numpy() for x in _by_unit(spacing(weights.magnitudes), weights.counts))
+
+    def excess(log_rms: float) -> float:
+        seen = _visible_energy(units, counts, math.exp(log_rms), on_grid=weights.on_grid)
+        return (seen - visible_rms**2) / (seen + visible_rms**2)
+
     low, high = math.log(visible_rms) - 24, math.log(visible_rms) + 12
-    for _ in range(56):
-        middle = (low + high) / 2
-        seen = _visible_energy(weights, math.exp(middle))
-        low, high = (middle, high) if seen < visible_rms**2 else (low, middle)
-    return math.exp((low + high) / 2)
+    if excess(high) < 0:
+        return math.exp(high)
+    return math.exp(low if excess(low) >= 0 else brentq(excess, low, high, xtol=1e-14))
 
 
-def _visible_energy(weights: Grid, rms: float) -> float:
+def _visible_energy(
+    u: NDArray[np.float64], counts: NDArray[np.float64], rms: float, *, on_grid: bool
+) -> float:
     r"""Mean square of what the cast shows, spacing taken as uniform around each weight.
 
     On the grid the visible step is the update rounded to units u, $\sum_k k^2u^2P(k)$. Off it,
     with w anywhere in its cell, it is $\Delta^2+u^2f(1-f)$ with f the fraction of $\Delta/u$.
     """
-    u = spacing(weights.magnitudes)
     ratio = rms / u
-    k = torch.arange(1, 13, dtype=u.dtype)[:, None]
-    if weights.on_grid:
-        step = torch.special.ndtr((k + 0.5) / ratio) - torch.special.ndtr((k - 0.5) / ratio)
+    k = np.arange(1, 13)[:, None]
+    if on_grid:
+        step = ndtr((k + 0.5) / ratio) - ndtr((k - 0.5) / ratio)
         # Sheppard's correction is exact to 1e-8 once the deviation is a unit
-        energy = torch.where(ratio < 1, 2 * (k.square() * step).sum(0), ratio.square() + 1 / 12)
+        energy = np.where(ratio < 1, 2 * (k**2 * step).sum(0), ratio**2 + 1 / 12)
     else:
-        decay = torch.exp(-2 * (math.pi * k * ratio).square()) / (math.pi * k).square()
-        wide = ratio.square() + 1 / 6 - decay.sum(0)
-        energy = torch.where(ratio < 0.1, ratio * math.sqrt(2 / math.pi), wide)
-    return float((weights.counts * energy * u.square()).sum() / weights.counts.sum())
+        decay = np.exp(-2 * (math.pi * k * ratio) ** 2) / (math.pi * k) ** 2
+        wide = ratio**2 + 1 / 6 - decay.sum(0)
+        energy = np.where(ratio < 0.1, ratio * math.sqrt(2 / math.pi), wide)
+    return float((counts * energy * u**2).sum() / counts.sum())
 
 
 def spacing(a: Float64[Tensor, " v"], dtype: torch.dtype = torch.bfloat16) -> Float64[Tensor, " v"]:
@@ -187,10 +196,12 @@ class Spacings(NamedTuple):
 def spacings_of(exponents: Int64[Tensor, "256"], dtype: torch.dtype) -> Spacings:
     """Return the spacing of a storage format from the counts of float32 exponent fields."""
     binades = exponents.nonzero()[:, 0]
-    units, place = spacing(torch.exp2(binades.double() - 127), dtype).unique(return_inverse=True)
-    return Spacings(
-        units, units.new_zeros(units.shape).index_add(0, place, exponents[binades].double())
-    )
+    return _by_unit(spacing(torch.exp2(binades.double() - 127), dtype), exponents[binades].double())
+
+
+def _by_unit(u: Float64[Tensor, " v"], counts: Float64[Tensor, " v"]) -> Spacings:
+    units, place = u.unique(return_inverse=True)
+    return Spacings(units, torch.zeros_like(units).index_add(0, place, counts))
 
 
 def spacings(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Spacings:

@@ -50,13 +50,12 @@ def open_limit(table: Int64[Tensor, "256 codes 2"]) -> int | None:
     Returns:
         The field; None where the smallest binade with enough entries is not open.
     """
-    entries, changed = table.sum((1, 2)), table[..., 1].sum(1)
-    limit = None
-    for field in (entries >= _FEW).nonzero()[:, 0].tolist():
-        if changed[field] <= OPEN * entries[field]:
-            break
-        limit = int(field)
-    return limit
+    unchanged, changed = table.sum(1).unbind(1)
+    entries = unchanged + changed
+    enough = (entries >= _FEW).nonzero()[:, 0]
+    closed = (changed <= OPEN * entries)[enough].nonzero()[:, 0]
+    open_fields = enough[: int(closed[0]) if closed.numel() else None]
+    return int(open_fields[-1]) if open_fields.numel() else None
 
 
 def open_steps(
@@ -116,7 +115,8 @@ def gate_consistency(
     total = int(steps.counts.sum())
     if total < _ENOUGH:
         return None
-    predicted = _exceedances(magnitudes.sum(1).double().view(256, 128), steps.limit)
+    powers = magnitudes[::128].sum(1).double()
+    predicted = _exceedances(table.sum((1, 2)).double(), powers, steps.limit)
     steps_by_cell = steps.counts.double()
     closed = table[max(steps.limit, _HALF_ULP + 1) + 1 :]
     h, c = closed.sum((1, 2)).double(), closed[..., 1].sum(1).double()
@@ -128,23 +128,25 @@ def gate_consistency(
     return Consistency(seen / expected, math.sqrt(observed_variance + spread / total / expected**2))
 
 
-def _exceedances(entries: Float64[Tensor, "256 128"], limit: int) -> Float64[Tensor, "256 2"]:
+def _exceedances(
+    entries: Float64[Tensor, "256"], powers: Float64[Tensor, "256"], limit: int
+) -> Float64[Tensor, "256 2"]:
     """How many closed entries a step in each cell of `OpenSteps.counts` would change, on average.
 
-    The step is in either direction with even odds.
+    The step is in either direction with even odds, and the spacing below a power of two is half of
+    that above.
+
+    Args:
+        entries: Entries by the exponent field of the anchor's bf16 value.
+        powers: Those among them that are powers of two.
+        limit: The largest exponent field whose gate is open.
     """
-    reached = torch.zeros(256, 2, dtype=torch.float64)
-    for field in range(max(limit, _HALF_ULP + 1) + 1, 256):
-        powers = float(entries[field, 0])
-        # the spacing below a power of two is half of that above
-        for threshold, count in (
-            (field - _HALF_ULP, float(entries[field].sum()) - powers / 2),
-            (field - _HALF_ULP - 1, powers / 2),
-        ):
-            reached[threshold + 1 :] += count
-            reached[threshold, 1] += count
-            reached[threshold, 0] += count / 2
-    return reached
+    first = max(limit, _HALF_ULP + 1) + 1
+    thresholds = torch.zeros(256, dtype=torch.float64)
+    thresholds[first - _HALF_ULP : 256 - _HALF_ULP] += (entries - powers / 2)[first:]
+    thresholds[first - _HALF_ULP - 1 : 255 - _HALF_ULP] += powers[first:] / 2
+    beyond = thresholds.cumsum(0)
+    return torch.stack([beyond - thresholds / 2, beyond], dim=1)
 
 
 class VisibleFraction(NamedTuple):

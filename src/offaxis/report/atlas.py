@@ -166,20 +166,48 @@ def curve_rows(study: Study, folder: ResultsFolder, table: str) -> list[Row]:
     return [*rows, *(_edges(study, chosen, last) if table == "spectra" else [])]
 
 
+def block_rows(study: Study, folder: ResultsFolder) -> list[Row]:
+    """Return the energy of each delta inside the anchor's top-k blocks, in percent, over k.
+
+    Runs and matrices are those of the other curves; an update without preferred directions stands
+    beside each matrix once.
+    """
+    chosen = chosen_matrices(study)
+    last = _last_steps(study)
+    rows: list[Row] = []
+    drawn = set()
+    for arm in study.arms:
+        run = arm.run_names[0]
+        held = _at_step(folder, "blocks", run, last.get(run, -1))
+        at = {(row["tensor"], row["view"] or ""): row for row in held}
+        for matrix in chosen:
+            place = {"arm": arm.label, "tensor": matrix_name(*matrix)}
+            row = at.get(matrix, {})
+            rows.extend(_curve(row.get("inside"), "curve", 100.0, place))
+            if row.get("isotropic") and matrix not in drawn:
+                drawn.add(matrix)
+                rows.extend(_curve(row["isotropic"], "null", 100.0, place))
+    return rows
+
+
+def _at_step(folder: ResultsFolder, table: str, run: str, step: int) -> list[Row]:
+    """Return the curves of one checkpoint, as stored where there is a choice."""
+    content = folder.read(table, [run])
+    rows: list[Row] = content.filter(pc.equal(content["step"], step)).to_pylist()
+    return [row for row in rows if row["precision"] == "stored"] or rows
+
+
 def _curves(
     folder: ResultsFolder, table: str, run: str, step: int
 ) -> dict[tuple[str, str, str], list[float | None]]:
-    """Return the curves of one checkpoint by matrix, as stored where there is a choice."""
-    content = folder.read(table, [run])
-    rows = content.filter(pc.equal(content["step"], step)).to_pylist()
-    stored = [row for row in rows if row["precision"] == "stored"] or rows
+    """Return the curves of one checkpoint by matrix."""
     kind, numbers = {
         "spectra": ("matrix", "singular_values"),
         "angles": ("side", "angles"),
     }[table]
     return {
         (row["tensor"], row["view"] or "", row[kind]): row[numbers] or []
-        for row in stored
+        for row in _at_step(folder, table, run, step)
         if row["tensor"] is not None and row[kind] is not None
     }
 

@@ -23,7 +23,8 @@ RUN = {
 MANIFEST = {
     "runs": [RUN],
     "anchors": [{}],
-    "coverage": {"skipped": [{}]},
+    "coverage": {"skipped": [{}], "elements_only": [str]},
+    "tier": str,
     "definitions": {"*": {}},
     "versions": {},
     "study": {"notes": []},

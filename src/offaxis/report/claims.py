@@ -52,6 +52,11 @@ class Judgement:
     numbers: str
     evidence: tuple[Evidence, ...]
 
+    @property
+    def mark(self) -> str:
+        """The first warning on what was compared, if there is one."""
+        return next((item.mark for item in self.evidence if item.decides and item.mark), "")
+
 
 CLAIMS = (
     Claim(

@@ -6,22 +6,21 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from offaxis.report import matched, verdicts
-from offaxis.report.frames import Floats
+from offaxis.report import verdicts, visibility
 from offaxis.report.quantities import QUANTITIES, RELATIVE_MARGIN, TIMES, Quantity, with_range
-from offaxis.report.study import KNOWN_ARMS, NORM, Arm, Study
+from offaxis.report.samples import CannotTell, label, sample
+from offaxis.report.study import KNOWN_ARMS, NORM, Study
 from offaxis.report.verdicts import Reading, Verdict
-
-EARLY = 0.2  # share of a run's steps; the first checkpoint of the paper stands at 21 %
 
 
 class Evidence(NamedTuple):
-    """One test: what was asked, the answer, the numbers, and whether it decides the claim."""
+    """One test: what was asked, the answer, the numbers, whether it decides, and a warning."""
 
     title: str
     verdict: Verdict
     text: str
     decides: bool = True
+    mark: str = ""
 
 
 @runtime_checkable
@@ -30,28 +29,6 @@ class EvidenceTest(Protocol):
 
     def run(self, study: Study) -> Evidence:
         """Run the test."""
-
-
-class Samples(NamedTuple):
-    """The readings of each arm at one place of its trajectories, and where that is."""
-
-    arms: dict[str, list[Reading]]
-    place: str
-
-
-class CannotTell(Exception):  # noqa: N818 -- an answer, not an error
-    """The table lacks what a test needs; the message says what."""
-
-    @property
-    def sentence(self) -> str:
-        """The message as a sentence."""
-        text = str(self)
-        return f"{text[0].upper()}{text[1:]}."
-
-
-def label(key: str) -> str:
-    """Return the name of an arm, present or not."""
-    return KNOWN_ARMS.get(key, (key, ""))[0]
 
 
 def said(*answers: Verdict) -> str:
@@ -64,95 +41,6 @@ def summary(readings: Sequence[float], quantity: Quantity) -> str:
     """Print a mean with the range of the seeds."""
     text = with_range(readings, quantity.unit)
     return f"{text} (one seed)" if len(readings) == 1 else text
-
-
-def sample(
-    study: Study, keys: Sequence[str], quantity: Quantity, at: str, *, fair: bool = True
-) -> Samples:
-    """Read a quantity of some arms at the end, early, or where norm or accuracy match.
-
-    Matching compares paths, so it asks for arms that start from one anchor unless `fair` is off.
-
-    Raises:
-        CannotTell: If an arm or its readings are missing, or the arms have no place in common.
-    """
-    arms = [_present(study, key) for key in keys]
-    if at == "end":
-        found = {arm.key: study.final(arm, quantity) for arm in arms}
-        _complete(found, quantity)
-        return Samples(found, "at the end of each run")
-    if fair and at != "progress":
-        _same_anchor(arms)
-    target, place = _target(study, arms, quantity, at)
-    found = {arm.key: _at(study, arm, quantity, at, target) for arm in arms}
-    _complete(found, quantity)
-    return Samples(found, place)
-
-
-def _present(study: Study, key: str) -> Arm:
-    arm = study.arm(key)
-    if arm is None:
-        raise CannotTell(f"needs the arm “{label(key)}” ({key}), which was not trained here")
-    return arm
-
-
-def _complete(found: dict[str, list[Reading]], quantity: Quantity) -> None:
-    for key, readings in found.items():
-        if not readings:
-            raise CannotTell(f"needs {quantity.label.lower()} of {label(key)}: not measured there")
-
-
-def _same_anchor(arms: Sequence[Arm]) -> None:
-    anchors = {run.get("anchor") for arm in arms for run in arm.runs}
-    if len(anchors) > 1:
-        raise CannotTell("needs arms that start from one anchor; these start from different ones")
-
-
-def _target(study: Study, arms: Sequence[Arm], quantity: Quantity, at: str) -> tuple[float, str]:
-    if at == "progress":
-        return EARLY, f"at {EARLY:.0%} of each run"
-    curves: list[Floats] = []
-    for run in (name for arm in arms for name in arm.run_names):
-        joint = study.joint(run, at, quantity)
-        if joint is None:
-            raise CannotTell(f"needs the {at} of run {run}, which is not in the table")
-        curve = joint[0][(joint[0] > 0) & np.isfinite(joint[1].value)]
-        if not len(curve):
-            raise CannotTell(f"needs {quantity.label.lower()} of run {run} where its {at} is known")
-        curves.append(curve)
-    show = NORM.text if at == "norm" else "{:.1%}".format
-    target = matched.common_target(curves)
-    if target is None:
-        starts, ends = (max(map(np.min, curves)), min(map(np.max, curves)))
-        raise CannotTell(
-            f"needs a {at} that every run reaches; one run starts at {show(starts)}, another ends "
-            f"at {show(ends)}"
-        )
-    name = "relative norm" if at == "norm" else at
-    return target, f"where every run's {name} is {show(target)}"
-
-
-def _at(study: Study, arm: Arm, quantity: Quantity, at: str, target: float) -> list[Reading]:
-    found = []
-    for run in arm.run_names:
-        joint = study.joint(run, at, quantity)
-        if joint is None:
-            continue
-        x, series = joint
-        log = at == "norm"
-        value = matched.crossing(x, series.value, target, log=log)
-        if value is not None:
-            null = matched.crossing(x, series.null_mean, target, log=log)
-            sd = matched.crossing(x, series.null_sd, target, log=log)
-            nan = float("nan")
-            found.append(Reading(value, nan if null is None else null, nan if sd is None else sd))
-    return found
-
-
-def measured(study: Study, keys: Sequence[str], quantity: Quantity) -> bool:
-    """Whether every run of these arms has readings of a quantity."""
-    arms = [arm for arm in map(study.arm, keys) if arm is not None]
-    return all(study.series(run, quantity) for arm in arms for run in arm.run_names)
 
 
 def margin(one: Sequence[float], other: Sequence[float]) -> float:
@@ -191,7 +79,8 @@ class Ordering:
         name = quantity.label if self.of == "value" else f"{quantity.label}, excess over null"
         numbers = ", ".join(f"{label(key)} {summary(shown[key], quantity)}" for key in keys)
         text = f"{name}, {samples.place}: {numbers}. {'; '.join(parts)}."
-        return Evidence(self.title, verdicts.all_of(answers), text)
+        mark = visibility.mark(study, keys, [quantity], self.at)
+        return Evidence(self.title, verdicts.all_of(answers), text, mark=mark)
 
     def _column(self, readings: Sequence[Reading]) -> list[float]:
         if self.of == "value":
@@ -231,7 +120,8 @@ class MostDiffer:
             return Evidence(self.title, Verdict.UNKNOWN, reason.sentence, self.decides)
         names = " and ".join(label(arm) for arm in self.arms)
         text = f"{further}{names}, {place}: {'; '.join(parts)}."
-        return Evidence(self.title, verdicts.most_of(answers), text, self.decides)
+        mark = visibility.mark(study, self.arms, [QUANTITIES[k] for k in self.quantities], self.at)
+        return Evidence(self.title, verdicts.most_of(answers), text, self.decides, mark)
 
 
 def _further(arms: tuple[str, str], one: Sequence[float], other: Sequence[float]) -> str:

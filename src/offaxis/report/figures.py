@@ -34,6 +34,7 @@ class Figure:
     table: TableView
     half: bool = False
     nulls: tuple[str, ...] = field(default=())
+    mark: str = ""
 
 
 Variants = Sequence[tuple[str, Quantity]]

@@ -139,6 +139,21 @@ def build_frame(readings: pa.Table) -> Frame:
     )
 
 
+def file_formats(table: pa.Table) -> dict[str, list[str]]:
+    """Return the formats of each run's files, read as stored where there is a choice."""
+    columns = ["run", "definition", "stored_precision"]
+    rows = table.group_by(columns, use_threads=False).aggregate([]).to_pylist()
+    found: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        storage = definition_settings(row["definition"]).get("as", "stored")
+        held = found.setdefault(row["run"], {}).setdefault(storage, set())
+        held.add(row["stored_precision"] or "unknown")
+    return {
+        run: sorted(held.get("stored") or set().union(*held.values()))
+        for run, held in found.items()
+    }
+
+
 def with_variant(table: pa.Table) -> pa.Table:
     """Add the column `variant`: the definition without the settings that fit it to a matrix."""
     encoded = table["definition"].combine_chunks().dictionary_encode()

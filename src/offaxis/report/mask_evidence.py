@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from offaxis.report import verdicts
-from offaxis.report.evidence import CannotTell, Evidence, label, said, sample, summary
+from offaxis.report.evidence import Evidence, said, summary
 from offaxis.report.quantities import QUANTITIES
+from offaxis.report.samples import CannotTell, label, sample
 from offaxis.report.study import Study
 from offaxis.report.verdicts import Verdict
 

@@ -64,7 +64,7 @@ def _cell_text() -> charts.Spec:
 def lines(
     arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 412
 ) -> charts.Spec:
-    """Draw curves over a rank index, with horizontal dashed lines where the data has a null."""
+    """Draw curves over a rank index, dashed where the data has a null or a noise edge."""
     colour = charts.colour(arms, legend=True)
     y = {
         "field": "value",
@@ -97,6 +97,11 @@ def lines(
                 "transform": [{"filter": "datum.kind === 'edge'"}],
                 "mark": {"type": "rule", "strokeDash": [4, 3], "opacity": 0.8},
                 "encoding": {"y": y, "color": colour},
+            },
+            {
+                "transform": [{"filter": "datum.kind === 'null'"}],
+                "mark": {"type": "line", "strokeDash": [4, 3], "strokeWidth": 1.5},
+                "encoding": {"x": x, "y": y},
             },
             {
                 "transform": [{"filter": "datum.kind === 'anchor'"}],

@@ -121,11 +121,11 @@
     tableOf(find("table", "heat"), rows, ["role", "layer", "tensor", "value", "null"]);
   }
 
-  async function drawCurves(atlas, spectra, angles) {
+  async function drawCurves(atlas, curves) {
     const form = document.getElementById("curve-controls");
     if (!form) return;
     const tensor = atlas.tensors[new FormData(form).get("tensor")];
-    for (const [key, all] of [["spectrum", spectra], ["angle", angles]]) {
+    for (const [key, all] of Object.entries(curves)) {
       const rows = all.filter((row) => row.tensor === tensor);
       const element = find("atlas", key);
       element.replaceChildren();
@@ -138,7 +138,10 @@
   try {
     const { charts, atlas } = await unpack();
     const rows = new Map(Object.entries(charts).map(([key, held]) => [key, rowsOf(held.rows)]));
-    const [map, spectra, angles] = ["map", "spectra", "angles"].map((key) => rowsOf(atlas[key]));
+    const map = rowsOf(atlas.map);
+    const curves = Object.fromEntries(
+      [["spectrum", "spectra"], ["angle", "angles"], ["block", "blocks"]]
+        .map(([key, table]) => [key, rowsOf(atlas[table])]));
     const pause = () => new Promise((done) => setTimeout(done));
     const drawAll = async () => {
       ready("drawing");
@@ -148,14 +151,14 @@
         await pause();
       }
       await drawMap(atlas, map);
-      await drawCurves(atlas, spectra, angles);
+      await drawCurves(atlas, curves);
       ready("drawn");
     };
     for (const form of document.forms) form.addEventListener("submit", (e) => e.preventDefault());
     document.getElementById("map-controls")
       ?.addEventListener("change", () => drawMap(atlas, map));
     document.getElementById("curve-controls")
-      ?.addEventListener("change", () => drawCurves(atlas, spectra, angles));
+      ?.addEventListener("change", () => drawCurves(atlas, curves));
     addEventListener("beforeprint", () => {
       for (const details of document.querySelectorAll(".claim details, .rule")) details.open = true;
     });

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from offaxis.files import write_text
-from offaxis.report import atlas, claims, payload, provenance, sections, summary
+from offaxis.report import atlas, claims, payload, provenance, sections, summary, visibility
 from offaxis.report.study import Study, load_study
 from offaxis.table import ResultsFolder
 
@@ -49,6 +49,7 @@ def render(folder: ResultsFolder) -> str:
             "tensors": maps.tensors,
             "map": payload.columns_of(atlas.map_rows(study)),
             "spectra": payload.columns_of(atlas.curve_rows(study, folder, "spectra")),
+            "blocks": payload.columns_of(atlas.block_rows(study, folder)),
             "angles": payload.columns_of(atlas.curve_rows(study, folder, "angles")),
         },
     }
@@ -62,6 +63,7 @@ def render(folder: ResultsFolder) -> str:
         rule=summary.rule(),
         groups=groups,
         maps=maps,
+        gate=visibility.gate_table(study),
         matched=summary.matched_tables(study),
         provenance=provenance.provenance(study),
         title=_title(study),

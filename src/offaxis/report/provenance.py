@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offaxis.report.frames import LEFT_OUT_ROLES
+from offaxis.report.figures import TableView
+from offaxis.report.frames import LEFT_OUT_ROLES, file_formats
 from offaxis.report.quantities import MISSING
 from offaxis.report.study import Study
-from offaxis.report.words import DEFINITION_WORDS, FLAG_WORDS, explained
+from offaxis.report.words import DEFINITION_WORDS, FLAG_WORDS, GATE_WORDS, explained
 from offaxis.table import definition_settings
 
 
@@ -29,6 +30,7 @@ def provenance(study: Study) -> dict[str, Any]:
             (str(item.get("tensor")), str(item.get("reason")))
             for item in coverage.get("skipped") or []
         ],
+        "elements_only": coverage.get("elements_only") or [],
         "averaged": study.frame.num_matrices,
         "left_out": ", ".join(LEFT_OUT_ROLES),
         "flags": [
@@ -40,10 +42,8 @@ def provenance(study: Study) -> dict[str, Any]:
             for anchor in manifest.get("anchors") or []
         ],
         "offaxis": str(manifest.get("offaxis") or MISSING),
-        "precision": [
-            *_measured_precision(study),
-            *sorted({_precision(run) for arm in study.arms for run in arm.runs}),
-        ],
+        "tier": str(manifest.get("tier") or MISSING),
+        "runs": _runs(study),
     }
 
 
@@ -70,20 +70,50 @@ def _said(held: Mapping[str, Any], name: str) -> str:
     return str(held.get(name) or MISSING)
 
 
-def _measured_precision(study: Study) -> list[str]:
-    """Say in which precisions the checkpoints were stored, trained and measured."""
-    columns = ["stored_precision", "master_precision", "compute_precision"]
-    rows = study.readings.group_by(columns, use_threads=False).aggregate([]).to_pylist()
-    stored, master, compute = ([row[column] or "unknown" for row in rows] for column in columns)
-    return sorted(
-        f"files {one}, master weights {other}, measured in {third}"
-        for one, other, third in zip(stored, master, compute, strict=True)
+def _runs(study: Study) -> TableView:
+    """Say of each run in which formats it was stored and trained, and how it was measured."""
+    formats = file_formats(study.readings)
+    masters, computed = (
+        _of_each_run(study, column) for column in ("master_precision", "compute_precision")
     )
+    tiers = _of_each_run(study, "method")
+    rows = []
+    for run in (run for arm in study.arms for run in arm.runs):
+        name = str(run["name"])
+        held = masters.get(name, {})
+        rows.append(
+            (
+                name,
+                ", ".join(formats.get(name, [])) or MISSING,
+                ", ".join(held) or MISSING,
+                ", ".join(f"{tier}: {count}" for tier, count in tiers.get(name, {}).items())
+                or MISSING,
+                ", ".join(computed.get(name, {})) or MISSING,
+                _trained(run),
+                "; ".join(dict.fromkeys(_gate(master) for master in held)) or MISSING,
+            )
+        )
+    head = (
+        "run", "files", "master weights", "readings by tier", "measured in", "training says",
+        "the gate's null",
+    )  # fmt: skip
+    return TableView(head, tuple(rows))
 
 
-def _precision(run: Mapping[str, Any]) -> str:
+def _of_each_run(study: Study, column: str) -> dict[str, dict[str, int]]:
+    """Count the values of a column in the readings of each run."""
+    table = study.readings.group_by(["run", column], use_threads=False)
+    found: dict[str, dict[str, int]] = {}
+    for row in table.aggregate([([], "count_all")]).to_pylist():
+        found.setdefault(row["run"], {})[row[column] or "unknown"] = row["count_all"]
+    return {run: dict(sorted(counts.items())) for run, counts in found.items()}
+
+
+def _gate(master: str) -> str:
+    """Say what the format of the master weights means for the nulls of the precision gate."""
+    return GATE_WORDS.get(master, GATE_WORDS["low"])
+
+
+def _trained(run: Mapping[str, Any]) -> str:
     held = run.get("precision") or {}
-    return (
-        ", ".join(f"{key}: {value}" for key, value in sorted(held.items()))
-        or "training: not recorded"
-    )
+    return ", ".join(f"{key}: {value}" for key, value in sorted(held.items())) or "not recorded"

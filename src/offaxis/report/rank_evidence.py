@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offaxis.report import matched, verdicts
-from offaxis.report.evidence import EARLY, CannotTell, Evidence, label, said, sample, summary
+from offaxis.report import matched, verdicts, visibility
+from offaxis.report.evidence import Evidence, said, summary
 from offaxis.report.frames import Series
 from offaxis.report.quantities import QUANTITIES, TIMES, Quantity
+from offaxis.report.samples import EARLY, CannotTell, label, sample
 from offaxis.report.study import Study
 from offaxis.report.verdicts import Verdict
 
@@ -71,7 +72,8 @@ class Flat:
             f"{summary(changes, CHANGE)}. "
             f"Asked: at most {FLAT_CHANGE:.0%} either way: {said(answer)}."
         )
-        return Evidence(self.title, answer, text)
+        mark = visibility.mark(study, [self.arm], [STABLE_RANK], "progress", "end")
+        return Evidence(self.title, answer, text, mark=mark)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class Flatter:
             f"{summary(own, CHANGE)}, {label(self.other)} {summary(other, CHANGE)}. "
             f"Asked: {label(self.other)} changes more, by over 10 points: {said(answer)}."
         )
-        return Evidence(self.title, answer, text)
+        keys = [self.arm, self.other]
+        mark = visibility.mark(study, keys, [STABLE_RANK], "progress", "end")
+        return Evidence(self.title, answer, text, mark=mark)
 
 
 def late_changes(study: Study, key: str) -> Sequence[float]:

@@ -1,11 +1,11 @@
 """The chapters of the page: which figures they have and what each caption says to look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from offaxis.report import atlas, figures, matrix_charts
+from offaxis.report import atlas, figures, matrix_charts, visibility
 from offaxis.report.figures import Figure
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.study import Study
@@ -103,7 +103,10 @@ def _matched(study: Study) -> Group:
             f"Over the relative norm of the update ({note}). Where curves of different arms fall "
             "on each other, the size of the update explains what looked like a difference."
         )
-        made.append(figures.against_norm(study, f"norm_{key}", title, caption, QUANTITIES[key]))
+        figure = figures.against_norm(study, f"norm_{key}", title, caption, QUANTITIES[key])
+        arms = [arm.key for arm in study.arms]
+        mark = visibility.mark(study, arms, [QUANTITIES[key]], "norm", fair=False)
+        made.append(replace(figure, mark=mark))
     shown = tuple(figure for figure in made if figure.rows)
     return Group(
         "matched",
@@ -204,6 +207,12 @@ def map_section(study: Study) -> Maps:
                 y_title="principal angle (degrees)",
                 y_ticks=matrix_charts.ANGLE_TICKS,
                 x_log=False,
+            ),
+            "block": matrix_charts.lines(
+                study.arms,
+                y_title="share of the delta's energy (%)",
+                y_ticks=matrix_charts.DECADES,
+                x_log=True,
             ),
         },
         arms=tuple(arm.label for arm in study.arms),

@@ -13,6 +13,7 @@ from offaxis.report.frames import (
     Ints,
     Series,
     build_frame,
+    file_formats,
     linear_only,
     training_curves,
 )
@@ -59,6 +60,7 @@ class Study:
     frame: Frame
     training: Mapping[tuple[str, str], tuple[Ints, Floats]]
     readings: Any  # the Arrow table of the linear matrices, for maps of single ones
+    bf16_runs: frozenset[str]  # those whose files hold bf16
 
     def arm(self, key: str) -> Arm | None:
         """Return an arm by its key, if it was trained."""
@@ -108,12 +110,14 @@ def load_study(folder: ResultsFolder) -> Study:
     """
     manifest = manifest_of(folder)
     readings = table_of(folder, "readings")
+    linear = linear_only(readings)
     return Study(
         manifest,
         _arms(manifest["runs"]),
         build_frame(readings),
         training_curves(table_of(folder, "training")),
-        linear_only(readings),
+        linear,
+        frozenset(run for run, formats in file_formats(linear).items() if "bfloat16" in formats),
     )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offaxis.report import evidence, verdicts
+from offaxis.report import evidence, verdicts, visibility
 from offaxis.report.claims import Judgement
-from offaxis.report.evidence import CannotTell
 from offaxis.report.figures import TableView
 from offaxis.report.quantities import DASH, MISSING, QUANTITIES, RELATIVE_MARGIN, with_range
+from offaxis.report.samples import CannotTell, label, measured, sample
 from offaxis.report.study import Arm, Study
 from offaxis.report.verdicts import LEAST_SEEDS, LEVEL, Verdict
 
@@ -19,11 +19,12 @@ AT_NORM = ("sparsity", "right_mean", "shift", "stable_rank", "hill")
 
 @dataclass(frozen=True)
 class Matched:
-    """A table of arms compared at one place, or the reason why there is none."""
+    """A table of arms compared at one place, or the reason why there is none; and a warning."""
 
     title: str
     place: str
     table: TableView | None
+    mark: str = ""
 
 
 def headline(study: Study, judged: Sequence[Judgement]) -> list[str]:
@@ -55,8 +56,8 @@ def _norm_sentence(study: Study) -> Iterator[str]:
         return
     quantity = QUANTITIES["sparsity"]
     try:
-        raw = evidence.sample(study, keys, quantity, "end")
-        fair = evidence.sample(study, keys, quantity, "norm")
+        raw = sample(study, keys, quantity, "end")
+        fair = sample(study, keys, quantity, "norm")
     except CannotTell as reason:
         yield f"At matched update norm: cannot tell here, {reason}."
         return
@@ -64,7 +65,7 @@ def _norm_sentence(study: Study) -> Iterator[str]:
     for samples in (raw, fair):
         means = [verdicts.mean([r.value for r in found]) for found in samples.arms.values()]
         spreads.append(f"{max(means) - min(means):.2g}")
-    names = ", ".join(evidence.label(key) for key in keys)
+    names = ", ".join(label(key) for key in keys)
     yield (
         f"Between {names} from one anchor, sparsity spans {spreads[0]} points at the end of "
         f"training and {spreads[1]} points {fair.place}."
@@ -203,12 +204,11 @@ def _matched(
     if "rlvr-long" not in keys and "long" in title.split():
         return Matched(title, "Cannot tell here: needs the arm “RLVR, long”.", None)
     columns, place = [], ""
-    present = [key for key in quantities if evidence.measured(study, keys, QUANTITIES[key])]
+    place_of, fair = at.removeprefix("any-"), "any-" not in at
+    present = [key for key in quantities if measured(study, keys, QUANTITIES[key])]
     try:
         for key in present:
-            samples = evidence.sample(
-                study, keys, QUANTITIES[key], at.removeprefix("any-"), fair="any-" not in at
-            )
+            samples = sample(study, keys, QUANTITIES[key], place_of, fair=fair)
             columns.append(
                 [
                     evidence.summary([r.value for r in samples.arms[arm]], QUANTITIES[key])
@@ -219,11 +219,11 @@ def _matched(
     except CannotTell as reason:
         return Matched(title, f"Cannot tell here: {reason}.", None)
     rows = [
-        (evidence.label(arm), *(column[position] for column in columns))
-        for position, arm in enumerate(keys)
+        (label(arm), *(column[position] for column in columns)) for position, arm in enumerate(keys)
     ]
     heads = [QUANTITIES[key].label for key in present]
-    return Matched(title, f"Read {place}.", TableView(("arm", *heads), tuple(rows)))
+    mark = visibility.mark(study, keys, [QUANTITIES[key] for key in present], place_of, fair=fair)
+    return Matched(title, f"Read {place}.", TableView(("arm", *heads), tuple(rows)), mark)
 
 
 def rule() -> str:

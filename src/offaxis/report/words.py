@@ -93,8 +93,12 @@ FLAG_WORDS = {
     "final_checkpoint": "compared with itself",
     "first_checkpoint": "has no increment before it",
     "few_open_gates": "too few weights show every change to predict the others",
+    "gate_per_step": "training rounded the weights at every step: the gate's nulls, made for one "
+    "rounding, do not hold",
     "hidden_update": "bf16 shows less than half of the update, and not its shape",
     "k_outside_dimension": "k is not smaller than the matrix",
+    "masters_unknown": "not known in which format training held the weights: the gate's nulls hold "
+    "for float32",
     "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
@@ -107,6 +111,14 @@ FLAG_WORDS = {
     "vector": "no matrix, and no directions",
     "zero_anchor": "the anchor is zero",
     "zero_update": "nothing moved",
+}
+
+# What the format of the weights in training means for the nulls of the precision gate.
+GATE_WORDS = {
+    "float32": "holds: one rounding, of the file",
+    "float64": "holds: one rounding, of the file",
+    "unknown": "holds if training kept float32 weights",
+    "low": "does not hold: rounded at every step",
 }
 
 DEFINITION_WORDS = {
