@@ -7,13 +7,18 @@ from torch import Tensor
 
 from offaxis.diagnostics.base import Estimate, Need, Rotation, Shift, Side, Spectrum
 from offaxis.engine.anchor import PreparedAnchor
-from offaxis.engine.parts import Parts, angles_of
+from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.linalg import ranks
 from offaxis.linalg.angles import energy_lost, principal_angles
+from offaxis.linalg.factors import Spectrum as Values
 from offaxis.linalg.factors import SymmetricFactors, factorise, subspace_floor
 from offaxis.linalg.factors import spectrum as values_of
+from offaxis.linalg.lanczos import top_singular
 
 _EPS = torch.finfo(torch.float64).eps
+_LARGE = 2048  # from this dimension on a matrix outgrows the cache, and its reduction is slow
+_CONVERGED = 1e-6  # residual, as a share of the largest value, that float32 reaches
+_STEPS = 128
 
 
 def movement(anchor: PreparedAnchor, current: Tensor, needs: frozenset[Need]) -> Parts:
@@ -55,13 +60,29 @@ def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rota
     return Rotation(k, left, right, floor, floor, wider, floor)
 
 
-def of_delta(delta: Tensor, *, norm: float, vectors: int) -> Parts:
-    """The spectrum of an update and its leading singular vectors, none of them if 0 are asked."""
-    factors = factorise(delta) if vectors else None
-    found = factors.spectrum if factors is not None else values_of(delta)
-    rank = Estimate(ranks.effective_rank(found.s), ranks.effective_rank_bound(found.s, found.bound))
-    spectrum = Spectrum(found.s, found.bound, energy=norm**2, effective_rank=rank)
-    return Parts(spectrum=spectrum, kept={} if factors is None else _leading(factors, vectors))
+def of_delta(delta: Tensor, *, norm: float, vectors: int, seed: int = 0) -> Parts:
+    """The spectrum of an update and its leading singular vectors, none of them if 0 are asked.
+
+    Of a large matrix the values alone cost half of what values and vectors do: its few vectors are
+    taken by Lanczos, with the residuals that they leave, where it converges.
+    """
+    if vectors and min(delta.shape) < _LARGE:
+        factors = factorise(delta)
+        return Parts(_spectrum(factors.spectrum, norm), kept=_leading(factors, vectors))
+    found = values_of(delta)
+    spectrum = _spectrum(found, norm)
+    if not vectors:
+        return Parts(spectrum)
+    top = top_singular(delta, vectors, seed=seed, tolerance=_CONVERGED, max_steps=_STEPS)
+    if float(top.residual.max()) > 10 * _CONVERGED * float(found.s[0]):
+        return Parts(spectrum, kept=_leading(factorise(delta), vectors))
+    return Parts(spectrum, kept={**leading_of(top, vectors), "delta_spectrum": found.s})
+
+
+def _spectrum(found: Values, norm: float) -> Spectrum:
+    s, bound = found.s, found.bound
+    rank = Estimate(ranks.effective_rank(s), ranks.effective_rank_bound(s, bound))
+    return Spectrum(s, bound, energy=norm**2, effective_rank=rank)
 
 
 def leading(delta: Tensor, vectors: int) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
         counts=counts,
         master=stored.master,
     )
-    if counts and norm > 0:
+    if counts:
         update = through_the_gate(anchor, update, current)
     kept = {"norm": torch.tensor(norm, dtype=torch.float64)}
     if not request.is_matrix:
@@ -77,7 +77,7 @@ def _decomposed(
     if norm == 0:
         return _zero(anchor)
     if request.tier == "exact":
-        found = exact.of_delta(delta, norm=norm, vectors=request.vectors)
+        found = exact.of_delta(delta, norm=norm, vectors=request.vectors, seed=seed)
         return (
             found.beside(fast.blocks(anchor, delta, norm)) if "blocks" in request.needs else found
         )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from offaxis.diagnostics.base import Blocks, Estimate, Need, Rotation, Shift, Side, Spectrum
 from offaxis.engine.anchor import PreparedAnchor
-from offaxis.engine.parts import Parts, angles_of
+from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.engine.request import Request
 from offaxis.linalg import turning
 from offaxis.linalg.lanczos import TopSingular, top_singular
@@ -73,16 +73,6 @@ def largest(delta: Tensor, seed: int) -> float:
     """Return an upper estimate of the largest singular value: the value found, and its bound."""
     top = top_singular(delta, 1, seed=seed)
     return float(top.s[0] + top.bound[0])
-
-
-def leading_of(top: TopSingular, vectors: int) -> dict[str, Tensor]:
-    """Leading vectors, values and residuals under the names by which units keep them."""
-    return {
-        "left": top.left[:, :vectors].double(),
-        "right": top.right[:, :vectors].double(),
-        "delta_spectrum": top.s,
-        "residuals": top.residual[:vectors],
-    }
 
 
 def _wanted(request: Request, *, drawn: bool) -> int:

@@ -51,7 +51,8 @@ def _error(counts: Counts) -> float:
 
 def _open_steps(anchor: PreparedAnchor, counts: Counts, current: Tensor) -> OpenSteps | None:
     """The steps of the weights whose every change shows, on an anchor of bf16 values."""
-    limit = visibility.open_limit(counts.table) if anchor.facts.grid.on_grid else None
+    is_seen = anchor.facts.grid.on_grid and counts.changed > 0
+    limit = visibility.open_limit(counts.table) if is_seen else None
     if limit is None:
         return None
     return visibility.open_steps(anchor.W.bfloat16(), current, limit)
@@ -61,6 +62,8 @@ def _visible(
     anchor: PreparedAnchor, update: WeightUpdate, counts: Counts, steps: OpenSteps | None
 ) -> VisibleFraction | None:
     """Measured where the file holds more than bf16, estimated where it holds bf16."""
+    if update.is_zero:
+        return None
     if update.storage != torch.bfloat16:
         value = math.sqrt(counts.visible_squares) / update.norm
         return VisibleFraction(value, 0.0, "measured")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from offaxis.diagnostics.base import Tier
 from offaxis.engine import exact
-from offaxis.engine.fast import leading_of
+from offaxis.engine.parts import leading_of
 from offaxis.engine.seeds import seed_for
 from offaxis.linalg.lanczos import top_singular
 from offaxis.linalg.sums import difference, frobenius

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from offaxis.diagnostics.base import Blocks, Rotation, Shift, Spectrum, WeightUpdate
+from offaxis.linalg.lanczos import TopSingular
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,13 @@ class Parts:
 def angles_of(rotation: Rotation) -> dict[str, Tensor]:
     """The curves of a rotation that are kept."""
     return {"angles_left": rotation.left.angles, "angles_right": rotation.right.angles}
+
+
+def leading_of(top: TopSingular, vectors: int) -> dict[str, Tensor]:
+    """Leading vectors, values and residuals under the names by which units keep them."""
+    return {
+        "left": top.left[:, :vectors].double(),
+        "right": top.right[:, :vectors].double(),
+        "delta_spectrum": top.s,
+        "residuals": top.residual[:vectors],
+    }

@@ -94,7 +94,16 @@ def energy_lost(
 
 
 def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: float) -> float:
-    r"""The squared norm of $W^	op E$ over unit^2, without a float64 copy of W."""
+    r"""The squared norm of $W^\top E$ over unit^2, without a float64 copy of W.
+
+    In float32 for 16-bit formats: the energy is of second order in E, and so is its rounding.
+    """
+    if W.dtype.itemsize <= 2:
+        held = E.float()
+        total = held.new_zeros(W.shape[1], held.shape[1])
+        for rows in _stretches(W.shape[0]):
+            total += product((W[rows].float() / unit).T, held[rows])
+        return float(total.double().square().sum())
     exponent = scale_exponent(W)
     unit *= 2.0**-exponent
     if W.shape[0] <= W.shape[1]:
@@ -102,6 +111,10 @@ def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: floa
         return float(sum(image.square().sum() for image in images))
     image = sum(product(block, E[part]) for part, block in blocks(W, exponent))
     return float((torch.as_tensor(image) / unit).square().sum())
+
+
+def _stretches(length: int, size: int = 1024) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
 
 
 def _require_orthonormal(name: str, Q: Float64[Tensor, "n k"]) -> None:
