@@ -222,7 +222,9 @@ def _write_run(folder, run, arm, seed, *, steps, matrices, log):
                             "null_sd": None if null_mean is None else abs(null_mean) * 0.01,
                             "flags": flags,
                             "method": "exact",
-                            "stored_precision": arm.files,
+                            "stored_precision": "bfloat16"
+                            if "as=bf16" in definition
+                            else arm.files,
                             "master_precision": "float32",
                             "compute_precision": "float64",
                         }

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from offaxis import diagnostics, measurement
 from offaxis.report import atlas, sections
 from offaxis.report.figures import Figure, TableView
 from offaxis.report.study import load_study
 from offaxis.report.words import FLAG_WORDS, NULL_WORDS
 
+# A flag stands in a tuple of its own, after others, or as the last thing asked for.
+FLAG_IN_CODE = re.compile(
+    r"""\("(\w+)",\)|flags, "(\w+)"|undefined\(\w+, "(\w+)"|return "(\w+)"|else "(\w+)\""""
+)
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 
 
@@ -44,6 +49,19 @@ def test_every_flag_of_the_schema_has_words():
     text = DOCS.read_text("utf-8")
     flags = set(re.findall(r"(?:flag|carries) `(\w+)`", text))
     assert len(flags) >= 9
+    assert flags <= set(FLAG_WORDS)
+
+
+def test_every_flag_of_the_code_has_words():
+    source = Path(diagnostics.__file__).parent
+    over_time = Path(measurement.__file__).parent / "over_time.py"
+    flags = set()
+    for path in (*source.glob("*.py"), over_time):
+        for line in path.read_text("utf-8").splitlines():
+            if not re.search(r"primary|ensembles|needs=", line):
+                flags.update(filter(None, (f for m in FLAG_IN_CODE.findall(line) for f in m)))
+    flags -= {*NULL_WORDS, "rad"}  # returned likewise
+    assert {"gate_per_step", "masters_unknown", "zero_update", "hidden_update", "vector"} <= flags
     assert flags <= set(FLAG_WORDS)
 
 
