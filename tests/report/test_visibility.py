@@ -45,7 +45,7 @@ def test_fractions_compare_within_a_factor_and_above_a_half(fractions, is_marked
 def test_a_table_with_unequal_fractions_is_marked(shown, place):
     note = visibility.mark(shown(0.9, 0.4, 0.9), KEYS, [RANK], place)
     assert "SFT 90.0\u202f%, OPD 40.0\u202f%, RLVR 90.0\u202f%" in note
-    assert "stable rank" in note
+    assert "Stable rank" in note
 
 
 def test_a_table_with_similar_fractions_is_not(shown):
@@ -63,7 +63,7 @@ def test_what_knows_of_the_gate_is_not_marked_but_a_norm_that_matches_is(shown):
     study = shown(0.9, 0.4, 0.9)
     sparsity = QUANTITIES["sparsity"]
     assert not visibility.mark(study, KEYS, [sparsity], "end")
-    assert "relative norm" in visibility.mark(study, KEYS, [sparsity], "norm")
+    assert "Relative norm" in visibility.mark(study, KEYS, [sparsity], "norm")
 
 
 def test_one_arm_is_compared_with_its_own_past(shown):
@@ -98,4 +98,4 @@ def test_the_gate_stands_in_a_table_with_its_nulls(shown):
     visible = [row[1] for row in table.rows]
     assert visible == ["90.0\u202f%", "40.0\u202f%", "90.0\u202f%"]
     assert table.head[1:3] == ("Update visible in bf16", "null")
-    assert table.rows[0][2] == "100 ± 1.00"
+    assert table.rows[0][2] == "100\u202f% ± 1.00"

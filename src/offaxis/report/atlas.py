@@ -60,7 +60,7 @@ def _primary(part: pa.Table, last: Mapping[str, int]) -> list[Row]:
     columns = ["run", "step", "tensor", "view", "layer", "role", "definition"]
     rows = [
         row
-        for row in part.select([*columns, "value", "null_mean"]).to_pylist()
+        for row in part.select([*columns, "value", "null_mean", "error_bound"]).to_pylist()
         if row["step"] == last[row["run"]]
     ]
     stored = [

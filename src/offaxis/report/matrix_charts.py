@@ -62,7 +62,13 @@ def _cell_text() -> charts.Spec:
 
 
 def lines(
-    arms: Sequence[Arm], *, y_title: str, y_ticks: Sequence[float], x_log: bool, width: int = 412
+    arms: Sequence[Arm],
+    *,
+    y_title: str,
+    y_ticks: Sequence[float],
+    x_log: bool,
+    x_title: str = "index",
+    width: int = 412,
 ) -> charts.Spec:
     """Draw curves over a rank index, dashed where the data has a null or a noise edge."""
     colour = charts.colour(arms, legend=True)
@@ -76,7 +82,7 @@ def lines(
     x = {
         "field": "index",
         "type": "quantitative",
-        "title": "index",
+        "title": x_title,
         "scale": {"type": "log", "nice": False} if x_log else {"zero": False, "nice": False},
         "axis": {
             "grid": False,
@@ -85,7 +91,7 @@ def lines(
     }
     tips = [
         {"field": "arm", "title": "arm"},
-        {"field": "index", "title": "index"},
+        {"field": "index", "title": x_title},
         {"field": "value", "title": y_title, "format": ".3~g"},
     ]
     return {

@@ -31,6 +31,7 @@ class Maps:
     arms: tuple[str, ...]
     quantities: tuple[tuple[str, str], ...]
     tensors: tuple[str, ...]
+    block_bound: str  # the largest error bound of the energy in principal blocks, if known
 
 
 def figure_groups(study: Study) -> dict[str, Group]:
@@ -213,12 +214,20 @@ def map_section(study: Study) -> Maps:
                 y_title="share of the delta's energy (%)",
                 y_ticks=matrix_charts.DECADES,
                 x_log=True,
+                x_title="k",
             ),
         },
         arms=tuple(arm.label for arm in study.arms),
         quantities=tuple((key, _long_label(QUANTITIES[key])) for key in present),
         tensors=tuple(atlas.matrix_name(tensor, view) for tensor, view in chosen),
+        block_bound=_block_bound(study),
     )
+
+
+def _block_bound(study: Study) -> str:
+    energy = QUANTITIES["energy"]
+    bounds = [row["error_bound"] or 0.0 for row in atlas.last_rows(study, energy)]
+    return energy.text(energy.factor * max(bounds)) if any(bounds) else ""
 
 
 def _long_label(quantity: Quantity) -> str:

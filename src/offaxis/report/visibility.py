@@ -60,7 +60,7 @@ def mark(
     if not incomparable(shown.values()):
         return ""
     numbers = ", ".join(f"{name} {VISIBLE.text(VISIBLE.factor * f)}" for name, f in shown.items())
-    names = ", ".join(dict.fromkeys(quantity.label.lower() for quantity in distorted))
+    names = ", ".join(dict.fromkeys(quantity.label for quantity in distorted))
     return (
         "Do not compare as they stand: the files show very different or small shares of the "
         f"updates ({numbers}), on which these readings depend: {names}."
@@ -108,4 +108,4 @@ def _beside_null(study: Study, arm: Arm, quantity: Quantity) -> tuple[str, str]:
     if not means:
         return value, MISSING
     spread = f" ± {number(verdicts.mean(spreads))}" if spreads else ""
-    return value, f"{number(verdicts.mean(means))}{spread}"
+    return value, f"{quantity.text(verdicts.mean(means))}{spread}"

@@ -98,7 +98,7 @@ FLAG_WORDS = {
     "hidden_update": "bf16 shows less than half of the update, and not its shape",
     "k_outside_dimension": "k is not smaller than the matrix",
     "masters_unknown": "not known in which format training held the weights: the gate's nulls hold "
-    "for float32",
+    "for float32 that began at the stored anchor",
     "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
@@ -117,7 +117,7 @@ FLAG_WORDS = {
 GATE_WORDS = {
     "float32": "holds: one rounding, of the file",
     "float64": "holds: one rounding, of the file",
-    "unknown": "holds if training kept float32 weights",
+    "unknown": "holds if training kept float32 weights and began at the stored anchor",
     "low": "does not hold: rounded at every step",
 }
 
