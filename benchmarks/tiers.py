@@ -81,7 +81,7 @@ def readings(found: Evaluation) -> dict[str, Reading]:
 
 
 def speed(shape: tuple[int, int], repeats: int) -> list[Row]:
-    """Rows of both tiers at one shape, every repeat timed against the script beside it."""
+    """Both tiers at one shape: their speed, and what they agree on."""
     given, case = pair(shape), named(shape)
     without, with_nulls = Draws(0, 0, "bench"), Options().draws_for("bench")
     scripted, truth = _repeated(lambda: script(given), repeats)
@@ -89,8 +89,8 @@ def speed(shape: tuple[int, int], repeats: int) -> list[Row]:
     found: dict[Tier, Mapping[str, Reading]] = {}
     for tier in TIERS:
         tested, label = Tested(tier, given.anchor), f"{tier} readings"
+        _compile(tier)
         prepared, _ = timed(tested.prepare)
-        tested.evaluate(given.current, without)  # compiles what numba has not compiled yet
         plain, _ = _repeated(lambda t=tested: t.evaluate(given.current, without), repeats)
         whole, last = _repeated(lambda t=tested: t.evaluate(given.current, with_nulls), repeats)
         found[tier] = readings(last)
@@ -107,10 +107,21 @@ def speed(shape: tuple[int, int], repeats: int) -> list[Row]:
     return [*rows, *_agreement(truth, found["exact"], k, case), _within(found, case)]
 
 
+def _compile(tier: Tier) -> None:
+    """Go once through all that is compiled at its first call."""
+    small = pair((320, 320))
+    tested = Tested(tier, small.anchor)
+    tested.prepare()
+    tested.evaluate(small.current, Draws(2, 2, "compile"))
+
+
 def _repeated(work: Callable[[], Answer], repeats: int) -> tuple[list[float], Answer]:
     """The CPU seconds of every repeat, and the last answer."""
-    found = [timed(work) for _ in range(repeats)]
-    return [seconds for seconds, _ in found], found[-1][1]
+    taken = []
+    for _ in range(repeats):
+        seconds, answer = timed(work)
+        taken.append(seconds)
+    return taken, answer
 
 
 def _ratios(of: list[float], over: list[float]) -> list[float]:
