@@ -2,7 +2,7 @@
 
 import pytest
 
-from offaxis.report import samples, summary, visibility
+from offaxis.report import samples, sections, summary, visibility
 from offaxis.report.claims import CLAIMS, judge_one
 from offaxis.report.quantities import QUANTITIES
 from offaxis.report.study import load_study
@@ -90,6 +90,21 @@ def test_marks_stand_beside_claims_tables_and_figures(shown, tmp_path):
     text = write_report(tmp_path).read_text("utf-8")
     assert text.count('<p class="mark">') >= 5
     assert '<span class="mark">' in text
+
+
+def test_figures_are_marked_though_not_all_arms_reach_one_norm(results, tmp_path, planted_arm):
+    fractions, norms = (
+        {"sft": 0.9, "opd": 0.4, "rlvr": 0.9},
+        {"sft": 0.9, "opd": 0.02, "rlvr": 0.02},
+    )
+    arms = {
+        key: planted_arm(
+            norms[key], files="bfloat16", steps=9, effects={"visible_fraction": fractions[key]}
+        )
+        for key in KEYS
+    }
+    group = sections.figure_groups(load_study(results(tmp_path, arms, count=3)))["matched"]
+    assert all("OPD 40.0\u202f%, RLVR 90.0\u202f%" in figure.mark for figure in group.figures)
 
 
 def test_the_gate_stands_in_a_table_with_its_nulls(shown):

@@ -1,6 +1,7 @@
 """The chapters of the page: which figures they have and what each caption says to look at."""
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,7 @@ def _matched(study: Study) -> Group:
             "on each other, the size of the update explains what looked like a difference."
         )
         figure = figures.against_norm(study, f"norm_{key}", title, caption, QUANTITIES[key])
-        arms = [arm.key for arm in study.arms]
-        mark = visibility.mark(study, arms, [QUANTITIES[key]], "norm", fair=False)
-        made.append(replace(figure, mark=mark))
+        made.append(replace(figure, mark=_first_mark(study, QUANTITIES[key])))
     shown = tuple(figure for figure in made if figure.rows)
     return Group(
         "matched",
@@ -117,6 +116,13 @@ def _matched(study: Study) -> Group:
         shown,
         "" if shown else "The table holds no norms to match.",
     )
+
+
+def _first_mark(study: Study, quantity: Quantity) -> str:
+    """Return the warning on the first two arms that their files make incomparable at one norm."""
+    pairs = combinations([arm.key for arm in study.arms], 2)
+    marks = (visibility.mark(study, pair, [quantity], "norm", fair=False) for pair in pairs)
+    return next(filter(None, marks), "")
 
 
 def _plain(study: Study, key: str) -> Figure | None:
