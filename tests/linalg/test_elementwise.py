@@ -1,6 +1,5 @@
 """One pass over the bytes counts and sums what float64 does."""
 
-import math
 import os
 import stat
 import subprocess
@@ -43,19 +42,10 @@ def truth(a: torch.Tensor, b: torch.Tensor, codes: torch.Tensor | None, eta: flo
     exponents = (u.bfloat16().view(torch.int16).long() >> 7 & 255).tolist()
     every_code = [0] * len(x) if codes is None else codes.flatten().tolist()
     np.add.at(table, (exponents, every_code, changed.long().tolist()), 1)
-    d = y - x
     seen = torch.where(u == v, 0.0, v - u)
     return Counts(
         entries=len(x),
         changed=int(changed.sum()),
-        moved=int((x != y).sum()),
-        delta_squares=math.fsum((d**2).tolist()),
-        anchor_squares=math.fsum((x**2).tolist()),
-        current_squares=math.fsum((y**2).tolist()),
-        product=math.fsum((x * y).tolist()),
-        delta_absolute=math.fsum(d.abs().tolist()),
-        delta_fourth=math.fsum((d**4).tolist()),
-        largest=float(d.abs().max()),
         visible_squares=float((seen**2).sum()),
         visible_fourth=float((seen**4).sum()),
         table=torch.from_numpy(table),
@@ -63,14 +53,10 @@ def truth(a: torch.Tensor, b: torch.Tensor, codes: torch.Tensor | None, eta: flo
 
 
 def agree(found: Counts, expected: Counts, tolerance: float) -> None:
-    assert found[:3] == expected[:3]
+    assert found[:2] == expected[:2]
     assert torch.equal(found.table, expected.table)
-    for name in ("delta_squares", "anchor_squares", "current_squares", "delta_absolute"):
+    for name in ("visible_squares", "visible_fourth"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=tolerance, abs=0)
-    for name in ("delta_fourth", "largest", "visible_squares", "visible_fourth"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=tolerance, abs=0)
-    scale = math.sqrt(expected.anchor_squares) * math.sqrt(expected.current_squares)
-    assert abs(found.product - expected.product) <= tolerance * scale
 
 
 @given(values, st.tuples(st.sampled_from(FORMATS), st.sampled_from(FORMATS)), st.integers(0, 99))
@@ -124,7 +110,7 @@ def test_views_and_empty_pairs_are_pairs() -> None:
     odd = count(a.flatten()[1:], b.flatten()[1:], codes.flatten()[1:], 1e-3)
     agree(odd, truth(a.flatten()[1:], b.flatten()[1:], codes.flatten()[1:], 1e-3), 1e-7)
     empty = count(a[:0], b[:0], None, 1e-3)
-    assert empty[:12] == (0,) * 12
+    assert empty[:4] == (0,) * 4
     assert int(empty.table.sum()) == 0
 
 
@@ -176,9 +162,9 @@ for name in ("ensure_cache_path",):
             setattr(locator, name, refuse)
 from offaxis.linalg import kernels
 import numpy as np
-out = np.zeros(7)
-kernels.sums(np.ones(3), np.zeros(3), out)
-assert out[1] == 3
+ones, table, out = np.full(3, 0x3F80, np.uint16), np.zeros((256, 16), np.int64), np.zeros(2)
+kernels.pass_over(ones, np.zeros_like(ones), np.empty(0, np.uint8), 120, table, out)
+assert out.tolist() == [3, 3]
 """
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}

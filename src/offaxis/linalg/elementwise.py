@@ -16,40 +16,25 @@ from offaxis.linalg.rounding import cast, is_unchanged
 Kernel = Literal["compiled", "plain"]
 
 _CHUNK = 1 << 16
+_ROUNDED = 1 << 18  # entries rounded to bf16 at a time, in cache
 _MOST = 1 << 30  # entries of one call: a compiled count of 32 bits cannot overflow
 _EQUALITY = 2.0**-9  # below it `is_unchanged` is equality of bf16 values
 
 
 class Counts(NamedTuple):
-    r"""What a pair of matrices shows entry by entry, delta = current - anchor.
+    r"""What a pair of matrices a, b shows entry by entry.
 
     Attributes:
         entries: Number of entries.
         changed: Entries whose bf16 values differ, in the sense of `is_unchanged`.
-        moved: Entries whose stored values differ.
-        delta_squares: $\sum\delta^2$ of the stored values.
-        anchor_squares: $\sum a^2$.
-        current_squares: $\sum b^2$.
-        product: $\sum ab$.
-        delta_absolute: $\sum|\delta|$.
-        delta_fourth: $\sum\delta^4$.
-        largest: $\max|\delta|$.
-        visible_squares: $\sum(\text{bf16}(b)-\text{bf16}(a))^2$.
-        visible_fourth: The same of the fourth power.
+        visible_squares: $\sum d^2$ with $d=\text{bf16}(b)-\text{bf16}(a)$.
+        visible_fourth: $\sum d^4$.
         table: Entries by the exponent bits of the anchor's bf16 value, mask code, and whether
             changed.
     """
 
     entries: int
     changed: int
-    moved: int
-    delta_squares: float
-    anchor_squares: float
-    current_squares: float
-    product: float
-    delta_absolute: float
-    delta_fourth: float
-    largest: float
     visible_squares: float
     visible_fourth: float
     table: Int64[Tensor, "256 16 2"]
@@ -64,13 +49,12 @@ def count(
     strata: Int64[Tensor, "256 16"] | None = None,
     kernel: Kernel = "compiled",
 ) -> Counts:
-    r"""Count and sum over the entries of a pair, as stored.
+    """Count and sum over the entries of a pair, as bf16 shows them.
 
-    Integers are exact. Sums are of float64 terms in float64, except for two bf16 matrices under the
-    compiled kernel, where groups of 1024 terms are summed in float32: the error is then below
-    2^-14 of the sum of the terms' magnitudes whatever the order of addition, in practice 1e-8 for
-    weights; groups that float32 cannot hold are summed in float64. Terms of float64 files overflow
-    where $\delta^4$ does, at 1e77.
+    Integers are exact. Sums are of float64 terms in float64, except under the compiled kernel,
+    where groups of 1024 terms are summed in float32: the error is then below 2^-14 of the sum
+    whatever the order of addition, in practice 1e-8 for weights; groups that float32 cannot hold
+    are summed in float64.
 
     Args:
         anchor: Finite values of any floating-point format.
@@ -105,7 +89,7 @@ def magnitude_table(
     flat = None if codes is None else codes.reshape(-1)
     kernels = _kernels(kernel, a)
     table = torch.zeros(32768, 16, dtype=torch.int64)
-    for part in _chunks(a.numel(), _MOST if a.dtype == torch.bfloat16 else _CHUNK):
+    for part in _chunks(a.numel(), _MOST if a.dtype == torch.bfloat16 else _ROUNDED):
         bits = _rounded(a[part]).view(torch.int16)
         if kernels is not None:
             kernels.magnitudes(_unsigned(bits), _codes(flat, part), table.numpy())
@@ -142,20 +126,14 @@ def _compiled(
     codes: UInt8[Tensor, " n"] | None,
     total: Int64[Tensor, "256 16"],
 ) -> Counts:
-    as_stored = a.dtype == b.dtype == torch.bfloat16
-    changed = torch.zeros(256, 16, dtype=torch.int64)
-    stored, visible, moved = np.zeros(7), np.zeros(7), 0
+    changed, sums = torch.zeros(256, 16, dtype=torch.int64), np.zeros(2)
     first = _window(total, kernels.EXPONENTS)
-    for part in _chunks(a.numel(), _MOST if as_stored else _CHUNK):
+    as_stored = a.dtype == b.dtype == torch.bfloat16
+    for part in _chunks(a.numel(), _MOST if as_stored else _ROUNDED):
         x, y = (_unsigned(_rounded(W[part]).view(torch.int16)) for W in (a, b))
-        kernels.pass_over(x, y, _codes(codes, part), first, changed.numpy(), visible)
-        if not as_stored:
-            wide_a, wide_b = a[part].double(), b[part].double()
-            kernels.sums(wide_a.numpy(), wide_b.numpy(), stored)
-            moved += int((wide_a != wide_b).sum())
-    stored, moved = (visible, int(changed.sum())) if as_stored else (stored, moved)
+        kernels.pass_over(x, y, _codes(codes, part), first, changed.numpy(), sums)
     table = torch.stack([total.cpu() - changed, changed], dim=2)
-    return _counts(a.numel(), moved, stored, visible, table)
+    return Counts(a.numel(), int(changed.sum()), *sums.tolist(), table)
 
 
 def _plain(
@@ -165,46 +143,18 @@ def _plain(
     eta: float,
 ) -> Counts:
     table = torch.zeros(256, 16, 2, dtype=torch.int64)
-    stored, visible, moved = np.zeros(7), np.zeros(7), 0
+    squares = fourth = 0.0
     for part in _chunks(a.numel(), _CHUNK):
-        x, y = a[part].double(), b[part].double()
-        near_x, near_y = _rounded(a[part]), _rounded(b[part])
-        changed = ~is_unchanged(near_x.double()[None], near_y.double()[None], eta)[0]
-        exponent = near_x.view(torch.int16).long() >> 7 & 0xFF
+        near_a, near_b = _rounded(a[part]), _rounded(b[part])
+        x, y = near_a.double(), near_b.double()
+        changed = ~is_unchanged(x[None], y[None], eta)[0]
+        exponent = near_a.view(torch.int16).long() >> 7 & 0xFF
         key = (exponent * 16 + (0 if codes is None else codes[part])) * 2 + changed
         table += torch.bincount(key, minlength=table.numel()).view_as(table).cpu()
-        for sums, (u, v) in ((stored, (x, y)), (visible, (near_x.double(), near_y.double()))):
-            _add_sums(sums, u, v)
-        moved += int((x != y).sum())
-    return _counts(a.numel(), moved, stored, visible, table)
-
-
-def _add_sums(sums: np.ndarray, a: Float64[Tensor, " n"], b: Float64[Tensor, " n"]) -> None:
-    d = torch.where(a == b, 0.0, b - a).abs()  # two equal infinities differ by nothing
-    terms = (d.square(), a.square(), b.square(), a * b, d, d.square().square())
-    sums[:6] += torch.stack([term.sum() for term in terms]).cpu().numpy()
-    sums[6] = max(sums[6], float(d.max()))
-
-
-def _counts(
-    entries: int, moved: int, stored: np.ndarray, visible: np.ndarray, table: Tensor
-) -> Counts:
-    dd, aa, bb, ab, absolute, fourth, largest = stored.tolist()
-    return Counts(
-        entries=entries,
-        changed=int(table[:, :, 1].sum()),
-        moved=moved,
-        delta_squares=dd,
-        anchor_squares=aa,
-        current_squares=bb,
-        product=ab,
-        delta_absolute=absolute,
-        delta_fourth=fourth,
-        largest=largest,
-        visible_squares=float(visible[0]),
-        visible_fourth=float(visible[5]),
-        table=table,
-    )
+        square = torch.where(x == y, 0.0, y - x).square()  # equal infinities differ by nothing
+        squares += float(square.sum())
+        fourth += float(square.square().sum())
+    return Counts(a.numel(), int(table[:, :, 1].sum()), squares, fourth, table)
 
 
 def _window(total: Int64[Tensor, "256 16"], width: int) -> int:

@@ -66,79 +66,41 @@ def _high(word: np.uint32) -> np.float32:
     return _WORD(word & _WORD(0xFFFF0000)).view(np.float32)
 
 
-@_compiled()
-def _pattern(x: np.float32) -> np.uint32:
-    return np.float32(x).view(np.uint32)
-
-
-@_compiled()
-def _value(pattern: np.uint32) -> np.float32:
-    return _WORD(pattern).view(np.float32)
-
-
 @_compiled(fastmath={"reassoc", "contract", "nsz"})
-def _sums_in_lanes(a: NDArray[np.uint32], b: NDArray[np.uint32], out: NDArray[np.float64]) -> None:
+def _sums_in_lanes(
+    a: NDArray[np.uint32], b: NDArray[np.uint32]
+) -> tuple[np.float32, np.float32, np.uint32]:
     """Sum in float32, two bfloat16 values to a word, in whatever order is fastest."""
-    dd = aa = bb = ab = absolute = fourth = np.float32(0)
-    largest = _WORD(0)
+    squares = fourth = np.float32(0)
+    differing = _WORD(0)
     for i in range(a.shape[0]):
-        x, y, X, Y = _low(a[i]), _low(b[i]), _high(a[i]), _high(b[i])
-        d, D = abs(y - x), abs(Y - X)
+        d, D = _low(b[i]) - _low(a[i]), _high(b[i]) - _high(a[i])
         q, Q = d * d, D * D
-        largest = max(largest, _pattern(d), _pattern(D))
-        dd += q + Q
-        aa += x * x
-        aa += X * X
-        bb += y * y
-        bb += Y * Y
-        ab += x * y
-        ab += X * Y
-        absolute += d + D
+        squares += q + Q
         fourth += q * q
         fourth += Q * Q
-    out[0], out[1], out[2], out[3], out[4], out[5] = dd, aa, bb, ab, absolute, fourth
-    out[6] = _value(largest)
-
-
-@_compiled()
-def _add(x: float, y: float, out: NDArray[np.float64]) -> None:
-    d = abs(y - x) if x != y else 0.0  # two equal infinities differ by nothing
-    q = d * d
-    out[0] += q
-    out[1] += x * x
-    out[2] += y * y
-    out[3] += x * y
-    out[4] += d
-    out[5] += q * q
-    out[6] = max(out[6], d)
-
-
-@_compiled()
-def sums(a: NDArray[Any], b: NDArray[Any], out: NDArray[np.float64]) -> None:
-    """Add the seven sums of a pair of floating-point vectors to `out`, in float64."""
-    for i in range(a.shape[0]):
-        _add(np.float64(a[i]), np.float64(b[i]), out)
+        differing |= a[i] ^ b[i]
+    return squares, fourth, differing
 
 
 @_compiled()
 def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
     for i in range(a.shape[0]):
-        _add(np.float64(_low(_WORD(a[i]))), np.float64(_low(_WORD(b[i]))), out)
+        x, y = np.float64(_low(_WORD(a[i]))), np.float64(_low(_WORD(b[i])))
+        d = y - x if x != y else 0.0  # two equal infinities differ by nothing
+        out[0] += d * d
+        out[1] += d * d * d * d
 
 
 @_compiled()
 def _sums_of_block(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
-    part = np.empty(7)
     for s in range(0, a.shape[0], FOLD):
         x, y = a[s : s + FOLD], b[s : s + FOLD]
-        _sums_in_lanes(x.view(np.uint32), y.view(np.uint32), part)
-        finite = part[0] + part[1] + part[2] + part[5] < _FINITE
-        seen = part[1] > _SAFE and part[2] > _SAFE and (part[5] > _SAFE or part[6] == 0)
-        if finite and seen:
-            for i in range(6):
-                out[i] += part[i]
-            out[6] = max(out[6], part[6])
-        else:
+        squares, fourth, differing = _sums_in_lanes(x.view(np.uint32), y.view(np.uint32))
+        if fourth > _SAFE and squares + fourth < _FINITE:
+            out[0] += squares
+            out[1] += fourth
+        elif differing != 0:
             _sums_of_bits(x, y, out)
 
 
@@ -197,13 +159,16 @@ def _count_pairs(  # noqa: PLR0917
 
 @_compiled()
 def _fold(pairs: NDArray[np.uint32], first: int, table: NDArray[np.int64]) -> None:
-    for key in range(16, int(_ELSEWHERE) + 16):
-        count = np.int64(0)
+    counts = np.zeros(256, np.int64)
+    for key in range(256):
+        row = pairs[key * 256 : (key + 1) * 256]
         for other in range(256):
-            count += np.int64(pairs[key * 256 + other]) + np.int64(pairs[other * 256 + key])
+            counts[other] += np.int64(row[other])
+            counts[key] += np.int64(row[other])
+    for key in range(16, int(_ELSEWHERE) + 16):
         exponent = first + (key >> 4) - 1
         if exponent < 256:
-            table[exponent, key & 15] += count
+            table[exponent, key & 15] += counts[key]
 
 
 @_compiled()
@@ -223,8 +188,7 @@ def pass_over(  # noqa: PLR0917
         codes: Mask codes below 16, or nothing where every code is 0.
         first: The first of the consecutive exponents that most entries have.
         table: Changed entries by exponent and code, 256 x 16.
-        out: Seven sums: squares of the delta, of a and of b, product, absolute and fourth power of
-            the delta, its largest magnitude.
+        out: The sums of the delta's squares and of their squares.
     """
     pairs = np.zeros(65536, np.uint32)
     words = np.zeros(BLOCK // 8, np.uint64)
