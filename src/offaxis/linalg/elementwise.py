@@ -133,7 +133,8 @@ def _compiled(
         x, y = (_unsigned(_rounded(W[part]).view(torch.int16)) for W in (a, b))
         kernels.pass_over(x, y, _codes(codes, part), first, changed.numpy(), sums)
     table = torch.stack([total.cpu() - changed, changed], dim=2)
-    return Counts(a.numel(), int(changed.sum()), *sums.tolist(), table)
+    squares, fourth = sums.tolist()
+    return Counts(a.numel(), int(changed.sum()), squares, fourth, table)
 
 
 def _plain(
