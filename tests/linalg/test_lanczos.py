@@ -112,3 +112,17 @@ def test_the_result_is_that_of_its_seed() -> None:
     one, same, other = (top_singular(D, 3, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.right, same.right)
     assert not torch.equal(one.right, other.right)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("entries", [[1.0], [1.0, 0.5, 0.2], [1.0, 1.0, 1e-3]])
+def test_an_update_of_fewer_directions_than_asked_for(entries: list[float], double: bool) -> None:
+    D = torch.zeros(128, 200)
+    D[: len(entries), : len(entries)] = torch.tensor(entries).diag()
+    for seed in range(4):
+        top = top_singular(D, 16, seed=seed, double=double)
+        truth = D.diagonal()[:16].double()
+        assert bool(((top.s - truth).abs() <= top.bound).all())
+        for vectors in (top.left, top.right):
+            eye = torch.eye(16, dtype=vectors.dtype)
+            assert float((vectors.T @ vectors - eye).abs().max()) < (1e-13 if double else 1e-5)

@@ -131,3 +131,23 @@ def test_mean_and_sd() -> None:
     assert mean_and_sd([1.0]) == (1.0, None)
     assert mean_and_sd([1.0, None]) == (None, None)
     assert mean_and_sd([]) == (None, None)
+
+
+def test_a_permutation_keeps_the_law_of_the_entries() -> None:
+    """Entries with a common sign keep it, whatever signs other nulls have drawn before."""
+    g = generator(0)
+    W0 = torch.randn(64, 96, generator=g)
+    found = evaluated(W0, W0 + 0.01 + 0.001 * torch.randn(64, 96, generator=g), "norm", "rank")
+    nulls = {null.null: null.mean for null in found["norm"].nulls["spectral_norm"]}
+    assert nulls["permutation"] == pytest.approx(0.01 * (64 * 96) ** 0.5, rel=0.01)
+    assert nulls["sign_flip"] < nulls["permutation"] / 3
+
+
+def test_a_draw_does_not_depend_on_what_else_is_read() -> None:
+    W0 = weights(1, on_grid=False)
+    W1 = W0 + 1e-3 * gaussian(W0, generator(2))
+    alone, beside = (
+        evaluated(W0, W1, *names)["spectral_shift"]
+        for names in (["spectral_shift"], ["spectral_shift", "rank", "norm"])
+    )
+    assert alone.primary("spectral_shift") == beside.primary("spectral_shift")

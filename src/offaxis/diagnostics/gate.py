@@ -85,5 +85,6 @@ def _read_consistency(update: WeightUpdate, flags: tuple[str, ...]) -> Reading:
 def _read_visible(update: WeightUpdate, flags: tuple[str, ...]) -> Reading:
     seen = update.visible
     if seen is None:
-        return Reading(None, 0.0, ("no_visible_change",))
+        why = "no_visible_change" if update.anchor.grid.on_grid else "off_grid"
+        return Reading(None, 0.0, (why,))
     return Reading(seen.value, _NORMAL_95 * seen.sd, flags if seen.sd > 0 else ())

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
+import torch
 from annotated_types import Ge
 
 from offaxis.diagnostics.base import (
@@ -99,4 +100,5 @@ def _corrected(spectrum: Spectrum, flags: tuple[str, ...]) -> Mapping[str, Readi
 
 def _flags(update: WeightUpdate) -> tuple[str, ...]:
     seen = update.visible
-    return ("hidden_update",) if seen is not None and seen.value < _HIDDEN else ()
+    is_hidden = update.storage == torch.bfloat16 and seen is not None and seen.value < _HIDDEN
+    return ("hidden_update",) if is_hidden else ()

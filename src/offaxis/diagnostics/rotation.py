@@ -11,6 +11,7 @@ from offaxis.diagnostics.base import (
     Reading,
     Rotation,
     Side,
+    Tier,
     WeightUpdate,
     diagnostic,
     undefined,
@@ -61,7 +62,11 @@ def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, 
     gap, error, s_k = anchor.gap(k), anchor.gap_bound(k), float(anchor.s[k - 1])
     is_tied = gap <= error
     flags = (("zero_update",) if update.is_zero else ()) + (("tied_gap",) if is_tied else ())
-    size = 0.0 if update.is_zero or spectrum is None else float(spectrum.top[0])
+    size, size_error = 0.0, 0.0
+    tier: Tier = "exact"
+    if not update.is_zero and spectrum is not None:
+        size, size_error = float(spectrum.top[0]), float(spectrum.bound[0])
+        tier = spectrum.tier
     boundary = ("boundary",) if size > _BOUNDARY * gap else ()
     turned = update.rotation
     if update.is_zero or turned is None:
@@ -81,7 +86,7 @@ def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, 
         else Reading(gap / s_k, 2 * error / s_k, flags),
         "gap_ratio": Reading(None, 0.0, flags)
         if is_tied
-        else Reading(size / gap, 2 * error * size / gap**2, flags),
+        else Reading(size / gap, size_error / gap + 2 * error * size / gap**2, flags, tier),
     }
 
 

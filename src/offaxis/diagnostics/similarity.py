@@ -126,8 +126,8 @@ def _pair(
     bound = min(2 * (a.uncertainty(K) + b.uncertainty(K)), 1.0)
     if bound > _RESOLVED:
         flags = (*flags, "subspace_unresolved")
-    right = subspace_similarity(a.right[:, :K], b.right[:, :K])
-    left = subspace_similarity(a.left[:, :K], b.left[:, :K])
+    right = min(subspace_similarity(a.right[:, :K], b.right[:, :K]), 1.0)
+    left = min(subspace_similarity(a.left[:, :K], b.left[:, :K]), 1.0)
     return {
         f"right_{name}": Reading(right, bound, flags, tier),
         f"left_{name}": Reading(left, bound, flags, tier),

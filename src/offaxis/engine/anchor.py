@@ -8,13 +8,16 @@ from torch import Tensor
 
 from offaxis.diagnostics.base import Anchor
 from offaxis.engine.request import Request
+from offaxis.errors import NumericsError
 from offaxis.linalg import rounding
 from offaxis.linalg.basis import Basis, singular_basis
 from offaxis.linalg.elementwise import magnitude_table, strata_of
 from offaxis.linalg.factors import spectrum
 from offaxis.linalg.masks import MaskCodes, mask_codes
-from offaxis.linalg.products import product
+from offaxis.linalg.products import largest, product
 from offaxis.linalg.sums import exponent_counts, frobenius, is_on_grid
+
+_TAME = (1e-100, 1e100)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def prepare(W: Tensor, request: Request) -> PreparedAnchor:
         request: What will be asked of its updates.
     """
     rows, cols = W.shape
+    _require_tame(W)
     basis = singular_basis(W, k_top=request.top) if request.is_anchored else None
     s, bound = _spectrum(W, basis, request)
     codes = _codes(W, basis, request)
@@ -64,6 +68,18 @@ def prepare(W: Tensor, request: Request) -> PreparedAnchor:
         mask_gap=_relative_gap(s, request.rank),
     )
     return PreparedAnchor(W, facts, request, held, strata_of(magnitudes), basis)
+
+
+def _require_tame(W: Tensor) -> None:
+    """Squares of float64 weights must neither overflow nor vanish; no other format can do so."""
+    size = largest(W)
+    if size != 0 and not _TAME[0] < size < _TAME[1]:
+        raise NumericsError(
+            f"a {W.shape[0]} x {W.shape[1]} matrix",
+            expected=f"weights between {_TAME[0]:g} and {_TAME[1]:g}",
+            found=f"{size:g}",
+            do="scale the checkpoint: these are no weights of a trained model",
+        )
 
 
 def _spectrum(W: Tensor, basis: Basis | None, request: Request) -> tuple[Tensor, Tensor]:

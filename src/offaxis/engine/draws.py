@@ -16,7 +16,7 @@ from offaxis.engine.seeds import seed_for
 from offaxis.engine.spikes import drawn_above_edge
 from offaxis.linalg.elementwise import Counts, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
-from offaxis.linalg.factors import spectrum as values
+from offaxis.linalg.factors import spectrum as spectrum_of
 
 ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
 
@@ -35,32 +35,38 @@ class Draws(NamedTuple):
 
 
 def noise_edge(delta: Tensor, draws: Draws) -> float:
-    """The largest singular value that the update shows under random signs.
-
-    The signs stay on: one who needs the update itself has read it before.
-    """
+    """The largest singular value that the update shows under random signs, which stay on it."""
     largest = -math.inf
     for index in range(draws.edge):
         flip_signs_(delta, seed_for(draws.key, "edge", index))
         seed = seed_for(draws.key, "edge", index, "start")
-        value = values(delta).s[0] if min(delta.shape) <= _SMALL else fast.largest(delta, seed)
+        value = spectrum_of(delta).s[0] if min(delta.shape) <= _SMALL else fast.largest(delta, seed)
         largest = max(largest, float(value))
     return largest if draws.edge else math.inf
 
 
 def drawn_nulls(
-    anchor: PreparedAnchor, update: WeightUpdate, delta: Tensor, settled: Settled, draws: Draws
+    anchor: PreparedAnchor,
+    current: Tensor,
+    update: WeightUpdate,
+    delta: Tensor,
+    *,
+    settled: Settled,
+    draws: Draws,
 ) -> dict[tuple[str, str], list[NullReading]]:
     """Return the nulls of every (diagnostic, quantity) that an ensemble gives.
 
-    Each random update is made in the buffer of the one before: signs drawn on signs and an order
-    drawn on an order are as random as on the update itself.
+    The random updates of one ensemble are made in the buffer `delta`, each from the one before:
+    signs drawn on signs and an order drawn on an order are as random as on the update itself.
     """
     nulls: dict[tuple[str, str], list[NullReading]] = {}
     for ensemble, randomise in ENSEMBLES.items():
-        wanted = [(item, settings) for item, settings in settled if ensemble in item.ensembles]
+        wanted = [pair for pair in settled if ensemble in pair[0].ensembles]
+        if not anchor.request.is_matrix:
+            wanted = [pair for pair in wanted if pair[0].needs <= {"counts"}]
         if not wanted or update.is_zero:
             continue
+        delta.copy_(current).sub_(anchor.W)
         values: dict[tuple[str, str], list[float | None]] = {}
         tiers: dict[str, set[Tier]] = {}
         needs = frozenset(need for item, _ in wanted for need in item.needs)

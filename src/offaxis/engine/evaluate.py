@@ -45,7 +45,7 @@ def evaluate(
     """Read every diagnostic on an update and on what chance makes of it.
 
     A closed-form null needs no draw. An ensemble null reads the diagnostic itself on random updates
-    of the same anchor; their buffer is the update's own, which nothing needs any more by then.
+    of the same anchor, in the update's own buffer.
 
     Args:
         anchor: The prepared matrix.
@@ -60,7 +60,7 @@ def evaluate(
     if update.spectrum is not None and any("spikes" in item.units for item, _ in settled):
         edge = anchor.request.margin * noise_edge(delta, draws)
         update = above_edge(anchor, update, kept, edge, draws.key)
-    drawn = drawn_nulls(anchor, update, delta, settled, draws)
+    drawn = drawn_nulls(anchor, current.W, update, delta, settled=settled, draws=draws)
     return Evaluation([_evaluated(*each, update, drawn) for each in settled], kept)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from offaxis.diagnostics.base import Blocks, Estimate, Need, Rotation, Shift, Side, Spectrum
@@ -14,6 +15,8 @@ from offaxis.linalg.projection import Projection, energy_inside, project
 from offaxis.linalg.quadrature import effective_rank
 from offaxis.linalg.shift import spectral_shift
 
+_SMALL_UPDATE = 0.02  # of the anchor's largest singular value
+_SAFETY = 8.0  # over the refinement's estimate; containment, the roughest, is known to itself
 _COARSE = 2e-3  # relative error of the energy in blocks, from products of bfloat16 factors
 
 
@@ -47,7 +50,11 @@ def decompose(
     projection = project(anchor.basis, delta, max(request.k, 1), whole=whole)
     shift = _shift(projection) if "shift" in needs else None
     rotation = _rotation(projection, top) if "rotation" in needs and request.k else None
-    blocks = _blocks(projection, norm) if "blocks" in needs else None
+    blocks = None
+    if "blocks" in needs:
+        reaches = whole or request.block <= projection.t
+        wider = projection if reaches else project(anchor.basis, delta, request.block, whole=False)
+        blocks = _blocks(wider, norm)
     kept = {} if drawn or rotation is None else angles_of(rotation)
     if blocks is not None and whole:
         kept["inside"] = blocks.inside
@@ -64,7 +71,7 @@ def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = 
     """Return the energy in the anchor's principal blocks alone; of a draw, in the leading ones."""
     if anchor.basis is None or anchor.facts.is_zero:
         return Parts()
-    projection = project(anchor.basis, delta, max(anchor.request.k, 1), whole=not drawn)
+    projection = project(anchor.basis, delta, max(anchor.request.block, 1), whole=not drawn)
     found = _blocks(projection, norm)
     return Parts(blocks=found, kept={} if drawn else {"inside": found.inside})
 
@@ -94,14 +101,20 @@ def _shift(projection: Projection) -> Shift | None:
     found = spectral_shift(projection)
     if not math.isfinite(found.bound):
         return None
-    return Shift(Estimate(found.value, found.bound), "fast")
+    return Shift(Estimate(found.value, 2 * found.bound), "fast")
 
 
 def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
     above = float(top.s[0] + top.bound[0])
-    found = turning.turned_angles(projection, spectral_norm=above)
+    if above > _SMALL_UPDATE * float(projection.s[0]) * projection.unit:
+        return None  # beyond it the refinement's own estimate of its error is no bound
+    try:
+        found = turning.turned_angles(projection, spectral_norm=above)
+    except RuntimeError:  # LinAlgError, which torch does not export: nothing definite is left
+        return None
     if not found.met:
         return None
+    largest_contained = max(float(side.containment[-1]) for side in (found.left, found.right))
     left, right = (
         Side(side.angles, side.containment, Estimate(side.energy_lost, found.energy_bound))
         for side in (found.left, found.right)
@@ -110,9 +123,9 @@ def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
         k=projection.k,
         left=left,
         right=right,
-        bound=found.bound,
-        mean_bound=found.mean_bound,
-        contained_bound=found.containment_bound,
+        bound=_SAFETY * found.bound,
+        mean_bound=_SAFETY * found.mean_bound,
+        contained_bound=max(_SAFETY * found.containment_bound, largest_contained),
         floor=found.floor,
         tier="fast",
     )

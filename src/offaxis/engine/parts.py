@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from offaxis.diagnostics.base import Blocks, Rotation, Shift, Spectrum, WeightUpdate
 from offaxis.linalg.lanczos import TopSingular
+from offaxis.linalg.orthonormal import orthonormalised
+
+_SINGLE = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,14 @@ def angles_of(rotation: Rotation) -> dict[str, Tensor]:
 
 
 def leading_of(top: TopSingular, vectors: int) -> dict[str, Tensor]:
-    """Leading vectors, values and residuals under the names by which units keep them."""
+    """Leading vectors, values and residuals under the names by which units keep them.
+
+    Vectors found in float32 are orthonormalised in float64, and their residuals know its rounding.
+    """
+    rounding = 0.0 if top.left.dtype == torch.float64 else 4 * _SINGLE * float(top.s[0])
     return {
-        "left": top.left[:, :vectors].double(),
-        "right": top.right[:, :vectors].double(),
+        "left": orthonormalised(top.left[:, :vectors].double()),
+        "right": orthonormalised(top.right[:, :vectors].double()),
         "delta_spectrum": top.s,
-        "residuals": top.residual[:vectors],
+        "residuals": top.residual[:vectors] + rounding,
     }

@@ -20,6 +20,7 @@ class Request:
         rank: Of the principal mask's reconstruction.
         margin: Of the noise edge over the largest value that random signs show.
         k: Of the top subspaces whose rotation is wanted; 0 where none is.
+        block: Of the principal block whose energy is wanted.
         vectors: Leading singular vectors of dW that are kept.
         values: Leading singular values of dW that are wanted in any tier.
     """
@@ -31,6 +32,7 @@ class Request:
     rank: int = 0
     margin: float = 1.0
     k: int = 0
+    block: int = 0
     vectors: int = 0
     values: int = 0
 
@@ -77,7 +79,8 @@ def request_for(
     )
     if vectors == 0:
         return counted
-    k = settings.get("rotation", settings.get("principal_energy", {})).get("k", 0)
+    k = settings.get("rotation", {}).get("k", 0)
+    block = settings.get("principal_energy", {}).get("k", 0)
     if not 1 <= k <= p:
         k = 0
         needs -= {"rotation"}
@@ -88,6 +91,7 @@ def request_for(
         rank=min(masks.get("rank", 0), p),
         margin=settings.get("rank", {}).get("margin", 1.0),
         k=k,
+        block=block if 1 <= block <= p else 0,
         vectors=min(vectors, p),
         values=min(values, p),
     )

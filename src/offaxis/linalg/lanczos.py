@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from offaxis.linalg.products import in_units, largest, product, unit_of
@@ -95,11 +95,20 @@ def top_singular(
     while taken == 0 or found.s.numel() < min(A.shape):
         steps = max_steps if taken == 0 else min(max_steps, _COPY_STEPS)
         wanted = K if taken == 0 else 1
+        noise = 32 * torch.finfo(dtype).eps * float(found.s[0]) if taken else 0.0
         chain = bidiagonalise(
-            A, seed + taken, max_steps=steps, wanted=wanted, tolerance=tolerance, locked=found.right
+            A,
+            seed + taken,
+            max_steps=steps,
+            wanted=wanted,
+            tolerance=tolerance,
+            locked=found.right,
+            noise=noise,
         )
         taken += len(chain.diagonal)
         more = _found(chain, K + 1)  # one more, for the last one's gap
+        if taken and float(more.s[0]) <= noise:
+            break  # nothing is left but the rounding of what was found
         is_copy = found.s.numel() < K or bool(
             more.s[0] > found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0]
         )
@@ -120,11 +129,12 @@ def bidiagonalise(
     wanted: int = 0,
     tolerance: float = 0.0,
     locked: Float[Tensor, "n l"] | None = None,
+    noise: float = 0.0,
 ) -> Chain:
     """Return a bidiagonalisation from a random right vector, orthogonal to the locked ones.
 
     It ends after `max_steps`, when the leading `wanted` residuals are below `tolerance` times the
-    largest value, or when the space is exhausted.
+    largest value, or when the space is exhausted: when what is left is below `noise` or rounding.
     """
     m, n = A.shape
     held = 0 if locked is None else locked.shape[1]
@@ -141,7 +151,7 @@ def bidiagonalise(
         V[held + j] = x[:, 0] / size if size > 0 else x[:, 0]
         y = product(A, V[held + j, :, None])
         chain.diagonal.append(_orthogonalised(y, U[:j]))
-        negligible = 4 * torch.finfo(A.dtype).eps * max(chain.diagonal)
+        negligible = max(noise, 4 * torch.finfo(A.dtype).eps * max(chain.diagonal))
         size = 0.0
         if chain.diagonal[j] > negligible:
             U[j] = y[:, 0] / chain.diagonal[j]
@@ -196,22 +206,28 @@ def _merged(a: _Triples, b: _Triples, count: int) -> _Triples:
 
 
 def _bounded(found: _Triples, K: int, unit: float, steps: int, eps: float) -> TopSingular:
-    s, r = found.s, found.residual
+    missing = max(0, K - found.s.numel())
+    s = torch.nn.functional.pad(found.s, (0, missing))
+    r = torch.nn.functional.pad(found.residual, (0, missing))
     below = torch.cat([s[1:] + r[1:], s.new_zeros(1)])
     gap = (s - below).clamp(min=1e-300)
-    bound = torch.minimum(r, r.square() / gap) + 8 * eps * s[:1]
-    left, null = found.left[:, :K], s[:K] <= 8 * eps * s[0]
-    if bool(null.any()):
-        generator = torch.Generator().manual_seed(0)
-        fill = torch.randn(left.shape, generator=generator).to(left)
-        left = torch.where(
-            null.to(left.device), torch.linalg.qr(left * ~null + fill * null).Q, left
-        )
+    bound = torch.minimum(r, r.square() / gap) + 32 * eps * s[:1]
+    null = s[:K] <= 32 * eps * s[0]
     return TopSingular(
-        left=left,
-        s=s[:K] * unit,
-        right=found.right[:, :K],
+        left=_completed(found.left, null),
+        s=s[:K].where(~null, 0.0) * unit,
+        right=_completed(found.right, null),
         residual=r[:K] * unit,
         bound=bound[:K] * unit,
         steps=steps,
     )
+
+
+def _completed(X: Float[Tensor, "n j"], null: Bool[Tensor, " K"]) -> Float[Tensor, "n K"]:
+    """The vectors, those of null values replaced by an orthonormal completion of the others."""
+    kept = X[:, : int((~null).sum())]
+    if kept.shape[1] == null.numel():
+        return kept
+    generator = torch.Generator().manual_seed(0)
+    fill = torch.randn(X.shape[0], null.numel() - kept.shape[1], generator=generator).to(X)
+    return torch.cat([kept, torch.linalg.qr(torch.cat([kept, fill], 1)).Q[:, kept.shape[1] :]], 1)

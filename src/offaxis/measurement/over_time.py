@@ -1,6 +1,7 @@
 """The second stage: similarity between checkpoints, from the factors they left behind."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -36,7 +37,7 @@ def similarity_cells(
     sizes = [float(unit.tensors("increment_norm")["increment_norm"]) for unit in held]
     paths = [
         _walk(last["row_rms"], last["col_rms"], sizes, max(ranks), f"{key}|{draw}")
-        for draw in range(options.walk_draws)
+        for draw in range(options.walk_draws + 1)
     ]
     for K in ranks:
         named = definition(similarity.VERSION, {"K": K, "final": steps[-1], "as": storage})
@@ -97,6 +98,6 @@ def _crossed(paths: Sequence[Path]) -> list[list[Stage]]:
     needs no factorisation of its own.
     """
     return [
-        [Stage(here, there) for here, there in zip(path, paths[index - 1], strict=True)]
-        for index, path in enumerate(paths)
+        [Stage(here, there) for here, there in zip(path, other, strict=True)]
+        for path, other in pairwise(paths)
     ]
