@@ -188,9 +188,9 @@ def _kernels(kernel: Kernel, W: Tensor) -> ModuleType | None:
 
 
 @cache
-def load() -> ModuleType | None:
-    """Return the compiled loops, or None where numba is missing; late, numba loads slowly."""
+def load(loops: str = "kernels") -> ModuleType | None:
+    """Return a module of compiled loops, or None without numba; late, numba loads slowly."""
     try:
-        return importlib.import_module("offaxis.linalg.kernels")
+        return importlib.import_module(f"offaxis.linalg.{loops}")
     except ImportError:
         return None

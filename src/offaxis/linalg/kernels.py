@@ -1,7 +1,7 @@
-"""Compiled loops over the bits of bfloat16 matrices and over bins of equal bits.
+"""Compiled loops over the bits of bfloat16 matrices.
 
-Import this module late: it loads numba. Every loop has a plain equivalent in `elementwise` or
-`masks`, which tests hold against it.
+Import this module late: it loads numba. Every loop has a plain equivalent in `elementwise`, which
+tests hold against it.
 """
 
 import inspect
@@ -30,7 +30,9 @@ _ELSEWHERE = np.uint16(EXPONENTS << 4)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _compiled(fastmath: set[str] | None = None) -> Callable[[_F], _F]:
+def compiled(fastmath: set[str] | None = None) -> Callable[[_F], _F]:
+    """Compile at the first call, and keep the result where a folder can be written."""
+
     def compile_(function: _F) -> _F:
         plain = inspect.unwrap(function)  # run-time checkers wrap what they annotate
         options = {"nogil": True, "fastmath": fastmath or False}
@@ -56,17 +58,17 @@ def _prefetch(_, array, index):  # type: ignore[no-untyped-def]  # noqa: ANN001,
     return types.void(array, index), build
 
 
-@_compiled()
+@compiled()
 def _low(word: np.uint32) -> np.float32:
     return _WORD(_WORD(word) << _WORD(16)).view(np.float32)
 
 
-@_compiled()
+@compiled()
 def _high(word: np.uint32) -> np.float32:
     return _WORD(word & _WORD(0xFFFF0000)).view(np.float32)
 
 
-@_compiled(fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath={"reassoc", "contract", "nsz"})
 def _sums_in_lanes(
     a: NDArray[np.uint32], b: NDArray[np.uint32]
 ) -> tuple[np.float32, np.float32, np.uint32]:
@@ -83,7 +85,7 @@ def _sums_in_lanes(
     return squares, fourth, differing
 
 
-@_compiled()
+@compiled()
 def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
     for i in range(a.shape[0]):
         x, y = np.float64(_low(_WORD(a[i]))), np.float64(_low(_WORD(b[i])))
@@ -92,7 +94,7 @@ def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.
         out[1] += d * d * d * d
 
 
-@_compiled()
+@compiled()
 def _sums_of_block(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
     for s in range(0, a.shape[0], FOLD):
         x, y = a[s : s + FOLD], b[s : s + FOLD]
@@ -104,7 +106,7 @@ def _sums_of_block(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np
             _sums_of_bits(x, y, out)
 
 
-@_compiled()
+@compiled()
 def _classes(  # noqa: PLR0917
     a: NDArray[np.uint16],
     b: NDArray[np.uint16],
@@ -122,7 +124,7 @@ def _classes(  # noqa: PLR0917
         classes[i] = np.uint8(key) if changed else unchanged[i]
 
 
-@_compiled()
+@compiled()
 def _count_pairs(  # noqa: PLR0917
     words: NDArray[np.uint64],
     pairs: NDArray[np.uint32],
@@ -157,7 +159,7 @@ def _count_pairs(  # noqa: PLR0917
                     table[exponent, codes[code_start + i * _U(8) + j]] += 1
 
 
-@_compiled()
+@compiled()
 def _fold(pairs: NDArray[np.uint32], first: int, table: NDArray[np.int64]) -> None:
     counts = np.zeros(256, np.int64)
     for key in range(256):
@@ -171,7 +173,7 @@ def _fold(pairs: NDArray[np.uint32], first: int, table: NDArray[np.int64]) -> No
             table[exponent, key & 15] += counts[key]
 
 
-@_compiled()
+@compiled()
 def pass_over(  # noqa: PLR0917
     a: NDArray[np.uint16],
     b: NDArray[np.uint16],
@@ -212,69 +214,9 @@ def pass_over(  # noqa: PLR0917
     _sums_of_bits(a[whole:], b[whole:], out)
 
 
-@_compiled()
+@compiled()
 def magnitudes(a: NDArray[np.uint16], codes: NDArray[np.uint8], table: NDArray[np.int64]) -> None:
     """Add the entries to `table`, 32768 x 16, by magnitude bits and code (none: 0)."""
     masked = codes.shape[0] > 0
     for i in range(_U(a.shape[0])):
         table[a[i] & _HALF(0x7FFF), codes[i] if masked else np.uint8(0)] += 1
-
-
-@_compiled()
-def histogram(  # noqa: PLR0917
-    bits: NDArray[Any], flip: int, shift: int, width: int, prefix: int, table: NDArray[np.int64]
-) -> None:
-    """Count the `width` bits above `shift` of the keys whose bits before them are `prefix`.
-
-    Args:
-        bits: Signed integers, whose sign is no part of the key.
-        flip: 0, or -1 for keys in falling order.
-        shift: Number of bits below the counted ones.
-        width: Number of counted bits.
-        prefix: What the bits above the counted ones must be.
-        table: 2^width counts.
-    """
-    keep = np.int64(table.shape[0] - 1)
-    sign = np.int64(8 * bits.itemsize - 1)
-    mask = np.int64(~(np.int64(-1) << sign))
-    for i in range(_U(bits.shape[0])):
-        digits = ((np.int64(bits[i]) ^ flip) & mask) >> shift
-        if digits >> width == prefix:
-            table[_U(digits & keep)] += 1
-
-
-@_compiled()
-def mark(  # noqa: PLR0917
-    bits: NDArray[Any],
-    rule: NDArray[Any],
-    inside: int,
-    tie: int,
-    codes: NDArray[np.uint8],
-    index: NDArray[np.int64],
-) -> int:
-    """Add `inside` to the codes of keys beyond an interval, `tie` within it.
-
-    Args:
-        bits: Signed integers, whose sign is no part of the key.
-        rule: Of the same type: 0, or -1 for keys in falling order; the largest key; the interval's
-            first and last.
-        inside: A code.
-        tie: A code.
-        codes: The codes of the keys.
-        index: Room for the places of the keys within the interval, or nothing.
-
-    Returns:
-        How many places were written.
-    """
-    flip, mask, first, last = rule[0], rule[1], rule[2], rule[3]
-    for i in range(_U(bits.shape[0])):
-        key = (bits[i] ^ flip) & mask
-        codes[i] += np.uint8(inside) if key > last else np.uint8(tie if key >= first else 0)
-    found = 0
-    if index.shape[0] > 0:
-        for i in range(_U(bits.shape[0])):
-            key = (bits[i] ^ flip) & mask
-            if first <= key <= last:
-                index[found] = i
-                found += 1
-    return found

@@ -63,7 +63,7 @@ def mask_codes(
     rows = principal_score if callable(principal_score) else _rows_of(principal_score)
     shape = (anchor.shape[0], anchor.shape[1])
     codes = torch.zeros(shape, dtype=torch.uint8, device=anchor.device)
-    loops = elementwise.load() if kernel == "compiled" else None
+    loops = elementwise.load("selection") if kernel == "compiled" else None
     top = _mark(_Keys(rows, shape, 0, loops), codes, alpha, PRINCIPAL)
     low = _mark(_Keys(_rows_of(anchor), shape, -1, loops), codes, alpha, LOW)
     code = torch.arange(16)
