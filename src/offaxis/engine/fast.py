@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from offaxis.diagnostics.base import Blocks, Estimate, Need, Rotation, Shift, Side, Spectrum
