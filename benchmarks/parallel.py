@@ -1,17 +1,15 @@
 """Two workers against one, through `measure`."""
 
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from memory import alone
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.measurement import Options, measure
-from offaxis.table import ResultsFolder
 from pairs import layers, save_model
 from rows import Row, named, row
 
-_SHAPE, _LAYERS = (1024, 3072), 16
+_SHAPE, _LAYERS = (1024, 3072), 12
 
 
 def speed_up() -> list[Row]:
@@ -26,10 +24,8 @@ def speed_up() -> list[Row]:
 def measuring_seconds(folder: Path, workers: int) -> float:
     """Seconds from the plan, when the workers are there and the files hashed, to the last unit."""
     out = folder / f"by-{workers}"
-    begun = time.time()
     found = find_trajectories([folder / "anchor", folder / "run"])
     measure(found, out, Options(), workers=workers)
     hashed = (out / ".digests.json").stat().st_mtime
-    ended = [path.stat().st_mtime for path in (ResultsFolder(out).root).rglob("*.safetensors")]
-    assert begun < hashed < max(ended)
+    ended = [path.stat().st_mtime for path in out.rglob("*.safetensors")]
     return max(ended) - hashed
