@@ -16,6 +16,7 @@ from offaxis.linalg.factors import spectrum as values_of
 from offaxis.linalg.lanczos import top_singular
 
 _EPS = torch.finfo(torch.float64).eps
+_SINGLE = 2.0**-18  # of what is lost, where its energy is taken in float32
 _LARGE = 2048  # from this dimension on a matrix outgrows the cache, and its reduction is slow
 _CONVERGED = 1e-6  # residual, as a share of the largest value, that float32 reaches
 _STEPS = 128
@@ -49,10 +50,12 @@ def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rota
     here = subspace_floor(s, k, (anchor.facts.rows, anchor.facts.cols))
     floor, wider = (min(here + factors.subspace_floor(j), math.pi / 2) for j in (k, larger))
 
+    rounding = _SINGLE if anchor.W.dtype.itemsize <= 2 else 0.0
+
     def side(W: Tensor, old: Tensor, new: Tensor) -> Side:
         turned = principal_angles(old, new[:, :k])
         lost = energy_lost(W, s[:k], old, new[:, :k])
-        error = 100 * _EPS + floor * float(turned.sin().square().sum())
+        error = 100 * _EPS + (floor + rounding) * float(turned.sin().square().sum())
         return Side(turned, principal_angles(old, new), Estimate(lost, min(error, 1.0)))
 
     left = side(anchor.W, basis.U_top[:, :k], top.left)

@@ -16,6 +16,7 @@ from offaxis.linalg.shift import spectral_shift
 
 _SMALL_UPDATE = 0.02  # of the anchor's largest singular value
 _SAFETY = 8.0  # over the refinement's estimate; containment, the roughest, is known to itself
+_RELATIVE = 1e-5  # of a shift, from products of float32 factors
 _COARSE = 2e-3  # relative error of the energy in blocks, from products of bfloat16 factors
 
 
@@ -100,7 +101,7 @@ def _shift(projection: Projection) -> Shift | None:
     found = spectral_shift(projection)
     if not math.isfinite(found.bound):
         return None
-    return Shift(Estimate(found.value, 2 * found.bound), "fast")
+    return Shift(Estimate(found.value, _SAFETY * found.bound + _RELATIVE * found.value), "fast")
 
 
 def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
@@ -115,7 +116,9 @@ def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
         return None
     largest_contained = max(float(side.containment[-1]) for side in (found.left, found.right))
     left, right = (
-        Side(side.angles, side.containment, Estimate(side.energy_lost, found.energy_bound))
+        Side(
+            side.angles, side.containment, Estimate(side.energy_lost, _SAFETY * found.energy_bound)
+        )
         for side in (found.left, found.right)
     )
     return Rotation(

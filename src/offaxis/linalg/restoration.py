@@ -11,6 +11,7 @@ from offaxis.linalg.debias import Corrected, summarise
 from offaxis.linalg.rounding import spacing
 
 _PAIRS = 1 << 16  # entries drawn to follow the spikes through the cast
+_FEWEST = 1 << 12
 _ROUNDS = 30
 _SETTLED = 1e-4
 _BLOCK = 1 << 20
@@ -51,7 +52,8 @@ def restore_spikes(
     if corrected.stable_rank is None:
         return summarise(values, energy)
     units, rows, cols = _binades(anchor)
-    i, j = (torch.randint(0, d, (_PAIRS,), generator=generator) for d in (m, n))
+    pairs = min(_PAIRS, max(_FEWEST, m * n // 8))
+    i, j = (torch.randint(0, d, (pairs,), generator=generator) for d in (m, n))
     shown, unit = U[i] * V[j], spacing(anchor[i, j].double().abs())
     x, true_U, true_V = values, U, V
     for _ in range(_ROUNDS):
