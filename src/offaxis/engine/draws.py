@@ -124,8 +124,9 @@ def _exactly(
 
 
 def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
-    """Count a random update's changes."""
-    return count(anchor.W, delta + anchor.W, anchor.codes, eta, strata=anchor.strata)
+    """Count a random update's changes; float32 is fine enough a step towards bf16."""
+    current = (delta + anchor.W).float()
+    return count(anchor.W, current, anchor.codes, eta, strata=anchor.strata)
 
 
 def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:

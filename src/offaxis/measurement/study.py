@@ -24,6 +24,7 @@ def measure_runs(
     console: Console | None = None,
 ) -> ResultsFolder:
     """Measure every run of a study into one results folder; see `measure` for what is raised."""
-    options = Options(passes=(Pass("stored", every_name()), Pass("bf16", IN_BF16)))
+    passes = (Pass("stored", every_name()), Pass("bf16", IN_BF16))
+    options = Options(passes=passes, draws=2)  # the page averages over matrices and seeds
     trajectories = find_trajectories(list(run_folders))
     return measure(trajectories, out, options, workers=workers, study=study, console=console)
