@@ -73,11 +73,13 @@ def rows(chosen: Mapping[str, list[tuple[Subject, tuple[object, ...]]]]) -> Iter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--large", action="store_true")
-    parser.add_argument("subject", nargs="*", choices=[*subjects(large=False), []])
+    parser.add_argument("subjects", nargs="*", help=", ".join(subjects(large=False)))
     given = parser.parse_args()
     every = subjects(large=given.large)
+    if not every.keys() >= set(given.subjects):
+        parser.error(f"no subject {', '.join(set(given.subjects) - every.keys())}")
     found = []
-    for each in rows({name: every[name] for name in given.subject or every}):
+    for each in rows({name: every[name] for name in given.subjects or every}):
         print(markdown([each]).splitlines()[-1], flush=True)
         found.append(each)
     RESULTS.mkdir(exist_ok=True)
