@@ -143,41 +143,38 @@ def test_ray_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -
 
 
 ON_A_CLUSTER = """
-import os, signal, sys, threading, time
+import os, signal, sys
 from pathlib import Path
+from unittest import mock
 from ray.cluster_utils import Cluster
 from offaxis.cli import run
+from offaxis.measurement import units
+from offaxis.measurement.stream import run_task
 
-def at_work(out):
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+folder, out, killed = map(Path, sys.argv[1:])
+
+def killed_once(task):  # travels by value, as what belongs to the main script does
+    save = units.save
+
+    def save_and_die(*arguments):
+        save(*arguments)
         try:
-            if b"ray::_work" in entry.read_bytes() and list(out.glob("factors/*/*/*")):
-                yield int(entry.parent.name)
-        except OSError:
-            continue
+            killed.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_one(out):
-    while True:
-        for worker in at_work(out):
-            try:
-                os.kill(worker, signal.SIGSTOP)
-                if worker in at_work(out):  # it is in the midst of a matrix
-                    os.kill(worker, signal.SIGKILL)
-                    return print("killed", worker, flush=True)
-                os.kill(worker, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.001)
+    with mock.patch.object(units, "save", save_and_die):
+        return run_task(task)
 
-node = {"num_cpus": 1, "object_store_memory": 80_000_000}
-cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_log_monitor": False}
+head = {**node, "include_dashboard": False, "no_monitor": True}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(**node)
-cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
-threading.Thread(target=kill_one, args=[Path(sys.argv[2])], daemon=True).start()
-os.chdir(Path(sys.argv[1]).parent)  # where the cluster was not started
-where = [Path(sys.argv[1]).name, "--out", sys.argv[2]]
-code = run(["measure", *where, "--draws", "60", "--executor", "ray"])
+os.chdir(folder.parent)  # where the cluster was not started
+with mock.patch("offaxis.measurement.run.run_task", killed_once):
+    code = run(["measure", folder.name, "--out", str(out), "--executor", "ray"])
 cluster.shutdown()
 sys.exit(code)
 """
@@ -204,12 +201,16 @@ NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 
 
 @NEEDS_RAY
-def test_a_killed_worker_is_survived_on_two_nodes_of_ray(run_folder: Path, tmp_path: Path) -> None:
-    done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray")
+def test_a_killed_worker_is_survived_on_two_nodes_of_ray(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+    done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray", killed)
     assert done.returncode == 0, done.stderr
-    assert "killed" in done.stdout, done.stdout
-    options = Options(draws=60)
-    measure(find_trajectories([run_folder]), tmp_path / "pool", options, workers=1)
+    assert killed.exists()
+    monkeypatch.chdir(run_folder.parent)  # the same relative path, which the manifest names
+    same = find_trajectories([Path(run_folder.name)])
+    measure(same, tmp_path / "pool", Options(), workers=1)
     assert content(tmp_path / "ray") == content(tmp_path / "pool")
 
 
