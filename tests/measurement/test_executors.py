@@ -200,6 +200,7 @@ def with_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs offaxis[ray]")
 
 
+@pytest.mark.trials
 @NEEDS_RAY
 def test_a_killed_worker_is_survived_on_two_nodes_of_ray(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
