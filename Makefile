@@ -5,7 +5,7 @@ PRESET ?= default
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench trials setup clean
+.PHONY: demo test check bench bench-model trials setup clean
 
 demo: $(READY)
 	$(BIN)/offaxis demo --preset $(PRESET)
@@ -24,6 +24,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+bench-model: $(READY)
+	$(BIN)/python benchmarks/model.py
 
 setup: $(READY)
 
