@@ -17,7 +17,7 @@ from offaxis.measurement import Options, measure
 from offaxis.table import ResultsFolder
 from tests.models import save_run
 
-NUM_UNITS = 5 * 3  # matrices of the tiny model, checkpoints of the run
+NUM_UNITS = 6 * 3  # tensors of the tiny model, checkpoints of the run
 KILLS = 5
 
 

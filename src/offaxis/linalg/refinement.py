@@ -205,7 +205,7 @@ class _Problem(NamedTuple):
         else:
             size = max(float(update.P_top.norm()), float(update.P_left.norm()))
             size /= math.sqrt(self.lam.numel())
-        noise = 2 * update.rounding * size * theta[:k].clamp(min=0).sqrt()
+        noise = 8 * update.rounding * size * theta[:k].clamp(min=0).sqrt()
         noise += 8 * _EPS * float(self.lam[0])
         beyond = theta.new_zeros(min(1, update.D.shape[1] - update.D.shape[0]))
         below = torch.cat([theta[k:], self.lam[len(theta) :], beyond])
