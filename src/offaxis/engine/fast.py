@@ -15,7 +15,7 @@ from offaxis.linalg.quadrature import effective_rank
 from offaxis.linalg.shift import spectral_shift
 
 _SMALL_UPDATE = 0.02  # of the anchor's largest singular value
-_SAFETY = 8.0  # over the refinement's estimate; containment, the roughest, is known to itself
+_SAFETY = 8.0  # over what the second order changes of a shift
 _RELATIVE = 1e-5  # of a shift, from products of float32 factors
 _COARSE = 2e-3  # relative error of the energy in blocks, from products of bfloat16 factors
 
@@ -116,18 +116,16 @@ def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
         return None
     largest_contained = max(float(side.containment[-1]) for side in (found.left, found.right))
     left, right = (
-        Side(
-            side.angles, side.containment, Estimate(side.energy_lost, _SAFETY * found.energy_bound)
-        )
+        Side(side.angles, side.containment, Estimate(side.energy_lost, found.energy_bound))
         for side in (found.left, found.right)
     )
     return Rotation(
         k=projection.k,
         left=left,
         right=right,
-        bound=_SAFETY * found.bound,
-        mean_bound=_SAFETY * found.mean_bound,
-        contained_bound=max(_SAFETY * found.containment_bound, largest_contained),
+        bound=found.bound,
+        mean_bound=found.mean_bound,
+        contained_bound=max(found.containment_bound, largest_contained),
         floor=found.floor,
         tier="fast",
     )

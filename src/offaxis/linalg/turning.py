@@ -14,6 +14,7 @@ from offaxis.linalg.refinement import NEGLIGIBLE, Refinement, refine
 RESOLUTION = 1e-5
 """Error of the mean angle, in radians, that is always good enough."""
 
+_MARGIN = 8.0  # over what the refinement estimates of its own error
 _SHARE = 0.1  # of the mean angle that its error may be where that is larger
 _ROOT = torch.finfo(torch.float64).eps ** 0.5  # of a sine from its square
 
@@ -104,10 +105,10 @@ def turned_angles(projection: Projection, *, spectral_norm: float) -> Turning:
     return Turning(
         left=left,
         right=right,
-        bound=bound,
-        mean_bound=mean_bound,
-        containment_bound=min(contained_bound, math.pi / 2),
-        energy_bound=energy_bound,
+        bound=min(_MARGIN * bound, math.pi / 2),
+        mean_bound=min(_MARGIN * mean_bound, math.pi / 2),
+        containment_bound=min(_MARGIN * contained_bound, math.pi / 2),
+        energy_bound=_MARGIN * energy_bound,
         floor=min(refined.floor / math.sqrt(k), mean_bound),
         met=met,
     )
