@@ -103,7 +103,7 @@ def _device(name: str) -> str:
         UsageError: If torch does not know it, or cannot reach it here.
     """
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             "--device",
