@@ -3,15 +3,11 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-COARSE = 2.0**-8
-"""Relative rounding of an entry in a coarse product."""
 
 
 def product(A: Float[Tensor, "a b"], B: Float[Tensor, "b c"]) -> Float[Tensor, "a c"]:
@@ -22,30 +18,6 @@ def product(A: Float[Tensor, "a b"], B: Float[Tensor, "b c"]) -> Float[Tensor, "
             return torch.from_numpy(A.numpy() @ B.numpy())
     with _full_precision():
         return A @ B
-
-
-def coarse_product(
-    A: Float[Tensor, "a b"], B: Float[Tensor, "b c"], *, block: int = 2048
-) -> Float[Tensor, "a c"]:
-    """Return AB in float32 from factors rounded to bfloat16, where the device multiplies those.
-
-    Good for sums of squares: each entry carries a relative rounding of about 2^-8 of the norms of
-    its row and column. Elsewhere the product is that of `product`.
-    """
-    if A.shape[1] == 0 or not _multiplies_bfloat16(A.device.type):
-        return product(A.float(), B.float())
-    total = A.new_zeros(A.shape[0], B.shape[1], dtype=torch.float32)
-    for start in range(0, A.shape[1], block):
-        part = slice(start, start + block)
-        total += A[:, part].bfloat16() @ B[part].bfloat16()
-    return total
-
-
-@cache
-def _multiplies_bfloat16(device: str) -> bool:
-    if device != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @contextmanager

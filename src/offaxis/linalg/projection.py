@@ -7,7 +7,8 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from offaxis.linalg.basis import Basis
-from offaxis.linalg.products import COARSE, coarse_product, in_units, largest, product, unit_of
+from offaxis.linalg.coarse import COARSE, coarse_product
+from offaxis.linalg.products import in_units, largest, product, unit_of
 
 BUFFER = 32
 """Directions kept exactly beyond the containing subspace, to keep its boundary well separated."""
@@ -24,13 +25,14 @@ class Projection(NamedTuple):
     In units of `unit`, and turned so that the anchor has no more rows than columns (`is_wide` tells
     whether it was so): with $K = U^\top dW$ and $P = KV$, `K_top` holds the first t rows of K,
     `P_top` the first t rows of P and `P_left` its first t columns; `rest` holds what is
-    beyond where the whole was asked for, rounded to bfloat16 on the way.
+    beyond where the whole was asked for, by coarse products.
 
     Attributes:
         k: The dimension of the principal subspaces.
         containing: Dimension of the slightly larger subspace, k + max(1, k // 8), at most p.
         diagonal: diag(P); `above` and `below` are the diagonals beside it.
-        rounding: Relative rounding of the leading rows and columns.
+        rounding: Relative rounding of the leading rows and columns, in what they turn: of draws,
+            whose entries are alike, it adds in squares.
         sample: Every so-many-th direction beyond t, with its row and its column of P.
         outside: Squared norms of the rows of $K - PV^\top$, estimated from a sketch.
     """
@@ -86,7 +88,7 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
     leading = product if precise else coarse_product
     K_top = leading(short[:, :t].T, A)
     P_top = leading(K_top, long)
-    P_left = leading(short.T, leading(A, long[:, :t]))
+    P_left = torch.cat([P_top[:, :t], leading(short[:, t:].T, leading(A, long[:, :t]))])
     M = coarse_product(A, long[:, t:])
     sample = torch.arange(t, p, max(1, -(-(p - t) // _SAMPLE)), device=A.device)
     drawn = sample - t
@@ -119,7 +121,7 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         diagonal=torch.cat([P_top.diagonal(), diagonals[0]]).double(),
         above=torch.cat([P_top.diagonal(1)[:t], diagonals[1]]).double(),
         below=torch.cat([P_left.diagonal(-1)[:t], diagonals[2]]).double(),
-        rounding=_SINGLE if precise else COARSE,
+        rounding=_SINGLE if precise else COARSE**2,
         sample=sample,
         sample_rows=rows,
         sample_columns=columns,

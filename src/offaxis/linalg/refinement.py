@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from offaxis.linalg.products import COARSE, coarse_product, product
+from offaxis.linalg.coarse import COARSE, coarse_product
+from offaxis.linalg.products import product
 from offaxis.linalg.projection import Projection
 
 NEGLIGIBLE = 0.01

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from offaxis.linalg.products import COARSE
+from offaxis.linalg.coarse import COARSE
 from offaxis.linalg.projection import Projection
 
 VALID = 0.05
@@ -87,11 +87,15 @@ def _coupling(projection: Projection) -> tuple[float, float]:
 
 
 def _rounding(projection: Projection, value: float) -> float:
-    """What coarse products leave: spread over all entries, and from one large entry to its row."""
+    """What coarse products leave: spread over all entries, and from one large entry to its row.
+
+    Spread, it adds to the square of the norm; across it, by four standard deviations.
+    """
     size = float(torch.linalg.vector_norm(projection.D))
     p, q = projection.D.shape
     leak = COARSE * size / math.sqrt(p)
-    return 2 * COARSE * size / math.sqrt(p * q) + leak * min(1.0, leak / max(value, leak))
+    spread = (COARSE * size) ** 2 / (2 * q * max(value, leak))
+    return 4 * COARSE * size / math.sqrt(p * q) + spread + leak * min(1.0, leak / max(value, leak))
 
 
 def _second_order(
