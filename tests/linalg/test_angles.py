@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.errors import NumericsError
-from offaxis.linalg.angles import energy_lost, principal_angles
+from offaxis.linalg.angles import RESIDUAL, principal_angles, turned
 from offaxis.linalg.spectra import exact_svd
 
 EPS = torch.finfo(torch.float64).eps
@@ -140,20 +140,41 @@ def planted(angles: list[float], shape: tuple[int, int], seed: int) -> tuple:
     st.integers(0, 10**6),
     st.sampled_from([1.0, 1e150, 1e-200]),
 )
-def test_energy_lost_is_recovered(
+def test_a_planted_turn_is_recovered(
     angles: list[float], shape: tuple[int, int], seed: int, scale: float
 ) -> None:
     W, s, U, Q, wanted = planted(angles, shape, seed)
-    found = energy_lost(W * scale, s * scale, U, Q)
-    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-18)
+    found = turned(W * scale, s * scale, U, Q)
+    assert found.energy_lost == pytest.approx(wanted, rel=1e-6, abs=1e-18)
+    true = torch.tensor(sorted(angles), dtype=torch.float64)
+    assert float((found.angles - true).abs().max()) <= RESIDUAL * max(angles) + 1e-14
     right = planted(angles, shape[::-1], seed)
-    assert energy_lost(right[0], *right[1:4]) == pytest.approx(right[4], rel=1e-6, abs=1e-18)
+    lost = turned(right[0], *right[1:4]).energy_lost
+    assert lost == pytest.approx(right[4], rel=1e-6, abs=1e-18)
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 10**6), st.floats(-6, 0))
+def test_containment_is_that_of_the_judge(k: int, more: int, seed: int, size: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    old = torch.linalg.qr(torch.randn(14, k, generator=g, dtype=torch.float64)).Q
+    rest = torch.randn(14, more, generator=g, dtype=torch.float64)
+    moved = old + 10**size * torch.randn(14, k, generator=g, dtype=torch.float64)
+    new = torch.linalg.qr(torch.cat([moved, rest], 1)).Q
+    W = torch.randn(14, 20, generator=g, dtype=torch.float64)
+    found = turned(W, torch.linspace(2, 1, k, dtype=torch.float64), old, new)
+    for angles, judge in ((found.angles, new[:, :k]), (found.contained, new)):
+        true = principal_angles(old, judge)
+        assert float((angles - true).abs().max()) <= RESIDUAL * float(true[-1]) + 1e-14
+
+
+def energy_lost_of(W: torch.Tensor, s: torch.Tensor, U: torch.Tensor, Q: torch.Tensor) -> float:
+    return turned(W, s, U, Q).energy_lost
 
 
 def test_energy_lost_at_its_ends() -> None:
     W, s, U, _, _ = planted([0.1, 0.2], (9, 20), 1)
-    assert energy_lost(W, s, U, U) <= 1e-30
+    assert energy_lost_of(W, s, U, U) <= 1e-30
     outside = torch.linalg.qr(torch.cat([exact_svd(W).U[:, :4], torch.eye(9).double()], 1)).Q
-    assert energy_lost(W, s, U, outside[:, 5:7]) == pytest.approx(1, abs=1e-14)
-    assert energy_lost(0 * W, 0 * s, U, U) == 0
-    assert energy_lost(W.bfloat16(), s, U, U) <= 1e-30
+    assert energy_lost_of(W, s, U, outside[:, 5:7]) == pytest.approx(1, abs=1e-14)
+    assert energy_lost_of(0 * W, 0 * s, U, U) == 0
+    assert energy_lost_of(W.bfloat16(), s, U, U) <= 1e-30

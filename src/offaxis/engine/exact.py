@@ -9,7 +9,7 @@ from offaxis.diagnostics.base import Estimate, Need, Rotation, Shift, Side, Spec
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.linalg import ranks
-from offaxis.linalg.angles import energy_lost, principal_angles
+from offaxis.linalg.angles import RESIDUAL, turned
 from offaxis.linalg.factors import Spectrum as Values
 from offaxis.linalg.factors import SymmetricFactors, factorise, subspace_floor
 from offaxis.linalg.factors import spectrum as values_of
@@ -50,17 +50,20 @@ def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rota
     here = subspace_floor(s, k, (anchor.facts.rows, anchor.facts.cols))
     floor, wider = (min(here + factors.subspace_floor(j), math.pi / 2) for j in (k, larger))
 
-    rounding = _SINGLE if anchor.W.dtype.itemsize <= 2 else 0.0
+    left = _side(anchor.W, s[:k], basis.U_top[:, :k], top.left, floor)
+    right = _side(anchor.W.T, s[:k], basis.V_top[:, :k], top.right, floor)
+    largest = max(float(side.angles[-1]) for side in (left, right))
+    widest = max(float(side.contained[-1]) for side in (left, right))
+    bound = floor + RESIDUAL * largest
+    return Rotation(k, left, right, bound, bound, wider + RESIDUAL * widest, bound)
 
-    def side(W: Tensor, old: Tensor, new: Tensor) -> Side:
-        turned = principal_angles(old, new[:, :k])
-        lost = energy_lost(W, s[:k], old, new[:, :k])
-        error = 100 * _EPS + (floor + rounding) * float(turned.sin().square().sum())
-        return Side(turned, principal_angles(old, new), Estimate(lost, min(error, 1.0)))
 
-    left = side(anchor.W, basis.U_top[:, :k], top.left)
-    right = side(anchor.W.T, basis.V_top[:, :k], top.right)
-    return Rotation(k, left, right, floor, floor, wider, floor)
+def _side(W: Tensor, s: Tensor, old: Tensor, new: Tensor, floor: float) -> Side:
+    """One side's turn; the energy lost knows what float32 leaves of it, where it is taken so."""
+    found = turned(W, s, old, new)
+    rounding = _SINGLE if W.dtype.itemsize <= 2 else 0.0
+    error = 100 * _EPS + (floor + rounding) * float(found.angles.sin().square().sum())
+    return Side(found.angles, found.contained, Estimate(found.energy_lost, min(error, 1.0)))
 
 
 def of_delta(delta: Tensor, *, norm: float, vectors: int, seed: int = 0) -> Parts:

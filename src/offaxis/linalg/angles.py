@@ -1,5 +1,7 @@
 """Principal angles between subspaces, right from 1e-9 rad to pi/2."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -9,6 +11,8 @@ from offaxis.linalg.gram import blocks, scale_exponent
 from offaxis.linalg.products import product
 
 ORTHONORMALITY = 1e-10
+RESIDUAL = 4 * torch.finfo(torch.float64).eps ** 0.5
+"""Error of a sine from the square of what is left, as a share of the largest sine."""
 _HALF = 0.5  # cos^2 of 45 degrees, where the two forms are equally well conditioned
 
 
@@ -59,38 +63,70 @@ def principal_angles(
     return torch.where(cosines.square() > _HALF, angles, cosines.arccos())
 
 
-def energy_lost(
+class Turned(NamedTuple):
+    """How one side's top-k subspace turned.
+
+    Attributes:
+        angles: Principal angles between the old and the new subspace, ascending.
+        contained: Those of the old one into the slightly larger new one.
+        energy_lost: The share of the matrix's top-k energy that the new subspace misses.
+    """
+
+    angles: Float64[Tensor, " k"]
+    contained: Float64[Tensor, " k"]
+    energy_lost: float
+
+
+def turned(
     W: Float[Tensor, "m n"],
     s: Float64[Tensor, " k"],
-    U: Float64[Tensor, "m k"],
-    Q: Float64[Tensor, "m k"],
-) -> float:
-    r"""Return the share of a matrix's top-k energy that another k-dimensional space misses.
+    old: Float64[Tensor, "m k"],
+    new: Float64[Tensor, "m r"],
+) -> Turned:
+    r"""Return angles, containment and energy lost of a matrix's top-k left singular subspace.
 
-    $L = 1-\mathrm{tr}(Q^\top WW^\top Q)/\sum_{i\le k}s_i^2$, in [0, 1]. Unlike the largest angle
-    it needs no gap behind $s_k$. Computed without cancellation from what each space leaves of the
-    other, $\sum_i s_i^2\lVert(I-QQ^\top)u_i\rVert^2-\lVert W^\top(I-UU^\top)Q\rVert_F^2$: right to
-    100 eps plus the error of U, both times the sum of the squared sines between the spaces. For
-    right subspaces pass the transposed matrix. 0 for the zero matrix.
+    Three products serve all. Sines come from the eigenvalues of what one space leaves of the other,
+    squared: right to 4 sqrt(eps) of the largest.
+
+    The energy lost is $L = 1-\mathrm{tr}(Q^\top WW^\top Q)/\sum_{i\le k}s_i^2$, in [0, 1], with Q
+    the first k columns of `new`. Unlike the largest angle it needs no gap behind $s_k$. Computed
+    without cancellation,
+    $\sum_i s_i^2\lVert(I-QQ^\top)u_i\rVert^2-\lVert W^\top(I-UU^\top)Q\rVert_F^2$: right to
+    100 eps plus the error of U, both times the sum of the squared sines between the spaces. 0 for
+    the zero matrix.
 
     Args:
-        W: The matrix.
+        W: The matrix; transposed, for its right subspace.
         s: Its k largest singular values, descending.
-        U: Their left singular vectors, as columns.
-        Q: Orthonormal basis of the space to judge.
+        old: Their left singular vectors, as columns.
+        new: Orthonormal basis of the larger space to judge, whose first k columns are the smaller.
 
     Source:
-        Fan 1951, doi:10.1073/pnas.37.11.760: no space of dimension k holds more energy than the
-        top-k singular subspace.
+        Björck & Golub 1973, doi:10.1090/S0025-5718-1973-0348991-3; Fan 1951,
+        doi:10.1073/pnas.37.11.760: no space of dimension k holds more energy than the top-k
+        singular subspace.
     """
+    k = old.shape[1]
+    C = product(old.T, new)
+    beyond = new[:, :k] - product(old, C[:, :k])
+    outside = old - product(new, C.T)
+    angles, contained = _from_residual(beyond, C[:, :k]), _from_residual(outside, C)
     if s[0] == 0:
-        return 0.0
-    C = product(U.T, Q)
-    missed = (U - product(Q, C.T)).square().sum(0)
-    found = _image_energy(W, Q - product(U, C), float(s[0]))
+        return Turned(angles, contained, 0.0)
+    missed = outside + product(new[:, k:], C[:, k:].T)
     weights = (s / s[0]).square()
-    lost = float((weights * missed).sum()) - found
-    return min(max(lost / float(weights.sum()), 0.0), 1.0)
+    lost = float(weights @ missed.square().sum(0)) - _image_energy(W, beyond, float(s[0]))
+    return Turned(angles, contained, min(max(lost / float(weights.sum()), 0.0), 1.0))
+
+
+def _from_residual(E: Float64[Tensor, "n k"], C: Float64[Tensor, "a b"]) -> Float64[Tensor, " k"]:
+    """Angles from what one basis leaves of the other; large ones from their inner products."""
+    sines = torch.linalg.eigvalsh(product(E.T, E)).clamp(0, 1).sqrt()
+    angles: Tensor = sines.arcsin()
+    if float(sines[-1].square()) < _HALF:
+        return angles
+    cosines = torch.linalg.svdvals(C).clamp(max=1)
+    return torch.where(cosines.square() > _HALF, angles, cosines.arccos())
 
 
 def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: float) -> float:
