@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.updates import Case, case, diagnostics, read, values
 
+from offaxis.diagnostics.base import Reading
+
 SHAPES = [(48, 80), (80, 48), (64, 64), (16, 16), (3, 9), (1, 6), (6, 1), (1, 1)]
 
 
@@ -267,3 +269,25 @@ def test_planted_sparsity_is_recovered() -> None:
         touched[torch.randperm(4000, generator=g)[: int(share * 4000)]] = True
         W1 = torch.where(touched.view(50, 80), W0 * 1.05, W0)
         assert values(double(W0, W1), "sparsity")["density"] == share
+
+
+def test_the_fast_tier_says_what_its_shift_is_worth() -> None:
+    """Its validity is the judge's median coupling; beyond 0.05 the exact tier takes the shift."""
+    g = torch.Generator().manual_seed(3)
+    W0 = torch.randn(60, 90, generator=g, dtype=torch.float64)
+    step = torch.randn(60, 90, generator=g, dtype=torch.float64)
+    U, s, Vh = torch.linalg.svd(W0, full_matrices=False)
+    gaps = s[:-1].square() - s[1:].square()
+    for size, is_trusted in ((1e-6, True), (1e-1, False)):
+        W1 = W0 + size * step
+        P = U.T @ (size * step) @ Vh.T
+        coupling = (P.diagonal(1) * s[1:] + s[:-1] * P.diagonal(-1)).abs() / gaps
+        found = read(case(W0, W1, tier="fast"), "spectral_shift")
+        assert found["validity"].value == pytest.approx(float(coupling.median()), rel=0.03)
+        assert found["validity"].tier == "fast"
+        assert found["spectral_shift"].tier == ("fast" if is_trusted else "exact")
+        true = float((torch.linalg.svdvals(W1) - s).norm() / s.norm())
+        shift = found["spectral_shift"]
+        assert abs((shift.value or 0.0) - true) <= shift.error_bound
+    exact = read(case(W0, W0 + step, tier="exact"), "spectral_shift")
+    assert exact["validity"] == Reading(None, 0.0, ("not_needed",))

@@ -146,9 +146,14 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Shift:
-    """Norm of the movement of all singular values, over the norm of the anchor's."""
+    """Norm of the movement of all singular values, over the norm of the anchor's.
+
+    `validity` is the fast tier's, the median coupling of neighbouring singular directions by the
+    update, in gaps; None where it was not computed.
+    """
 
     relative: Estimate
+    validity: float | None = None
     tier: Tier = "exact"
 
 

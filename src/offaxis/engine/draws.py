@@ -98,7 +98,7 @@ def _facts(
         return _exactly(anchor, update, delta, needs).of(update)
     found = fast.decompose(anchor, delta, update.norm, seed, needs=needs, drawn=True)
     if fast.lacks(found, anchor.request, needs):
-        found = found.beside(_exactly(anchor, update, delta, needs - {"spectrum"}))
+        found = fast.mended(found, _exactly(anchor, update, delta, needs - {"spectrum"}))
     return found.of(update)
 
 

@@ -83,7 +83,7 @@ def _decomposed(
         )
     found = fast.decompose(anchor, delta, norm, seed, needs=request.needs)
     if fast.lacks(found, request, request.needs):
-        found = found.beside(exact.movement(anchor, current, request.needs))
+        found = fast.mended(found, exact.movement(anchor, current, request.needs))
     return found
 
 

@@ -1,6 +1,7 @@
 """The fast tier: the update in the anchor's singular basis, Lanczos for its top, with bounds."""
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -63,8 +64,19 @@ def decompose(
 
 def lacks(found: Parts, request: Request, needs: frozenset[Need]) -> bool:
     """Whether the bound of something that was asked for was not met."""
-    no_shift = "shift" in needs and found.shift is None
+    is_shifted = found.shift is not None and math.isfinite(found.shift.relative.bound)
+    no_shift = "shift" in needs and not is_shifted
     return no_shift or ("rotation" in needs and request.k > 0 and found.rotation is None)
+
+
+def mended(found: Parts, exactly: Parts) -> Parts:
+    """Fill what is missing, or was not trusted, from the exact tier; what that tells stays."""
+    shift = found.shift
+    if shift is not None and not math.isfinite(shift.relative.bound):
+        exact = exactly.shift
+        told = None if exact is None else replace(exact, validity=shift.validity)
+        found = replace(found, shift=told)
+    return found.beside(exactly)
 
 
 def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = False) -> Parts:
@@ -97,11 +109,11 @@ def _spectrum(delta: Tensor, top: TopSingular, norm: float, seed: int) -> Spectr
     )
 
 
-def _shift(projection: Projection) -> Shift | None:
+def _shift(projection: Projection) -> Shift:
+    """The shift; of infinite bound where its validity does not hold."""
     found = spectral_shift(projection)
-    if not math.isfinite(found.bound):
-        return None
-    return Shift(Estimate(found.value, _SAFETY * found.bound + _RELATIVE * found.value), "fast")
+    bound = _SAFETY * found.bound + _RELATIVE * found.value
+    return Shift(Estimate(found.value, bound), found.validity, "fast")
 
 
 def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
