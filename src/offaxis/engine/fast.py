@@ -11,14 +11,19 @@ from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.engine.request import Request
 from offaxis.linalg import turning
 from offaxis.linalg.lanczos import TopSingular, top_singular
-from offaxis.linalg.projection import Projection, energy_inside, project
+from offaxis.linalg.projection import (
+    Projection,
+    coarse_energy_inside,
+    energy_inside,
+    project,
+)
 from offaxis.linalg.quadrature import effective_rank
 from offaxis.linalg.shift import spectral_shift
 
 _SMALL_UPDATE = 0.02  # of the anchor's largest singular value
 _SAFETY = 8.0  # over what the second order changes of a shift
 _RELATIVE = 1e-5  # of a shift, from products of float32 factors
-_COARSE = 2e-3  # relative error of the energy in blocks, from products of bfloat16 factors
+_COARSE = 2e-3  # relative error of the energy in blocks, from coarse products
 
 
 def decompose(
@@ -83,9 +88,11 @@ def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = 
     """Return the energy in the anchor's principal blocks alone; of a draw, in the leading ones."""
     if anchor.basis is None or anchor.facts.is_zero:
         return Parts()
-    projection = project(anchor.basis, delta, max(anchor.request.block, 1), whole=not drawn)
-    found = _blocks(projection, norm)
-    return Parts(blocks=found, kept={} if drawn else {"inside": found.inside})
+    if drawn:
+        block = max(anchor.request.block, 1)
+        return Parts(blocks=_blocks(project(anchor.basis, delta, block, whole=False), norm))
+    inside = (coarse_energy_inside(anchor.basis, delta) / norm**2).clamp(max=1)
+    return Parts(blocks=Blocks(inside, _COARSE), kept={"inside": inside})
 
 
 def largest(delta: Tensor, seed: int) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from offaxis.errors import NumericsError
 from offaxis.linalg.gram import blocks, scale_exponent
-from offaxis.linalg.products import product
+from offaxis.linalg.products import in_units, product, unit_of
 
 ORTHONORMALITY = 1e-10
 RESIDUAL = 4 * torch.finfo(torch.float64).eps ** 0.5
@@ -135,11 +135,11 @@ def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: floa
     In float32 for 16-bit formats: the energy is of second order in E, and so is its rounding.
     """
     if W.dtype.itemsize <= 2:
-        held = E.float()
+        held, tame = E.float(), unit_of(unit)
         total = held.new_zeros(W.shape[1], held.shape[1])
         for rows in _stretches(W.shape[0]):
-            total += product((W[rows].float() / unit).T, held[rows])
-        return float(total.double().square().sum())
+            total += product(in_units(W[rows], tame, torch.float32).T, held[rows])
+        return float((total.double() / (unit / tame)).square().sum())
     exponent = scale_exponent(W)
     unit *= 2.0**-exponent
     if W.shape[0] <= W.shape[1]:

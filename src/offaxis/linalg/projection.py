@@ -1,5 +1,7 @@
 """An update in the anchor's singular basis: P = U' dW V, or the part of it that is asked for."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -141,16 +143,31 @@ def energy_inside(projection: Projection) -> Float64[Tensor, " p"]:
     """
     if projection.rest is None:
         raise ValueError("energy_inside needs a projection made with whole=True")
-    p = projection.s.numel()
-    added = torch.zeros_like(projection.s)
+    rows = partial(_rows, projection)
+    return _accumulated(rows, projection.s.numel()) * projection.unit**2
+
+
+def coarse_energy_inside(basis: Basis, D: Float[Tensor, "m n"]) -> Float64[Tensor, " p"]:
+    """Return `energy_inside` from two coarse products: relative error 2e-3 of the squared norm."""
+    unit = unit_of(float(basis.s[0]))
+    A = in_units(D if basis.is_wide else D.T, unit, torch.float32)
+    P = coarse_product(basis.short.T, coarse_product(A, basis.long))
+    return _accumulated(lambda start, stop: P[start:stop], len(P)) * unit**2
+
+
+def _accumulated(
+    rows: Callable[[int, int], Float32[Tensor, "r p"]], p: int
+) -> Float64[Tensor, " p"]:
+    """The sum of squares of every leading square block, from rows on demand."""
+    added = rows(0, 0).new_zeros(p, dtype=torch.float64)
     for start in range(0, p, _ROWS):
         stop = min(start + _ROWS, p)
-        squares = _rows(projection, start, stop).square()
+        squares = rows(start, stop).square()
         corner = squares[:, start:stop]
         added[start:stop] += squares[:, :start].sum(1).double()
         added[start:stop] += corner.tril().sum(1).double() + corner.triu(1).sum(0).double()
         added[stop:] += squares[:, stop:].sum(0).double()
-    return added.cumsum(0) * projection.unit**2
+    return added.cumsum(0)
 
 
 def _rows(projection: Projection, start: int, stop: int) -> Float32[Tensor, "r p"]:
