@@ -39,7 +39,8 @@ def spectral_shift(projection: Projection) -> Shift:
     $\Delta\sigma_i = P_{ii} + \sum_{j\ne i}\left[\frac{(P_{ij}+P_{ji})^2}{4(\sigma_i-\sigma_j)}
     + \frac{(P_{ij}-P_{ji})^2}{4(\sigma_i+\sigma_j)}\right] + \frac{r_i^2}{2\sigma_i}$, r the part
     outside the anchor's row space; the second order is summed over a sample of the directions
-    beyond the leading block. What it changes, twice, bounds what the third order would. Valid where
+    beyond the leading block. What it changes, twice, bounds what the third order would, and what
+    bringing the moved values into order changes counts as much. Valid where
     the coupling of neighbours, $E_{i,i+1}=P_{i,i+1}\sigma_{i+1}+\sigma_iP_{i+1,i}$, is in the
     median at most 0.05 of their gap and the second order at most half the first.
 
@@ -68,11 +69,12 @@ def spectral_shift(projection: Projection) -> Shift:
         second = (s[index] + moved).abs() - s[index] - first[index]
         change += share * float(((2 * first[index] + second) * second).sum())
         square += share * float(second.square().sum())
-    plain = float(first.norm())
+    unsorted = float(first.norm())
+    plain = float((s + first).sort(descending=True).values.sub_(s).norm())
     value = math.sqrt(max(plain**2 + change, 0.0))
     spread = 2 * math.sqrt(square) * (validity + 1 / math.sqrt(s.numel()))
-    bound = 2 * abs(value - plain) + spread + _rounding(projection, value)
-    is_valid = validity <= VALID and square <= _CONVERGES**2 * plain**2
+    bound = 2 * abs(value - plain) + (unsorted - plain) + spread + _rounding(projection, value)
+    is_valid = validity <= VALID and square <= _CONVERGES**2 * unsorted**2
     return Shift(value / scale, bound / scale if is_valid else math.inf, validity, worst)
 
 

@@ -1,0 +1,96 @@
+"""Every reading from its definition, by LAPACK in float64, with the error of the judge."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from offaxis.linalg.angles import principal_angles
+
+EPS = torch.finfo(torch.float64).eps
+
+
+class Judged(NamedTuple):
+    """A true value, and what rounding may have done to it; infinite where it is not defined."""
+
+    value: float
+    error: float
+
+
+def judge(W0: torch.Tensor, W1: torch.Tensor) -> dict[str, Judged]:
+    """Return the readings by `diagnostic.quantity`, at their default settings."""
+    W, D = W0.double(), W1.double() - W0.double()
+    unit = max(float(W.abs().max()), 1e-300)
+    W, D, scale = W / unit, D / unit, unit
+    p = min(W.shape)
+    rounding = 8 * p * EPS
+    found = _of_update(D, W, scale, rounding)
+    U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+    Ut, st, Vth = torch.linalg.svd(W + D, full_matrices=False)
+    shift = float((st - s).norm() / s.norm())
+    found["spectral_shift.spectral_shift"] = Judged(shift, rounding * float(s[0] + st[0]))
+    k = min(512, max(1, p // 8))
+    inside = float((U[:, :k].T @ D @ Vh[:k].T).square().sum() / D.square().sum())
+    slack = rounding * float(s[0]) / max(_gap(s, k), 1e-300)
+    found["principal_energy.principal_energy"] = Judged(inside, min(4 * slack, 1.0))
+    for side, old, new in (("left", U, Ut), ("right", Vh.T, Vth.T)):
+        found |= _of_side(side, (old, s), (new, st), k, rounding)
+    return found
+
+
+def _of_update(
+    D: torch.Tensor, W: torch.Tensor, scale: float, rounding: float
+) -> dict[str, Judged]:
+    s = torch.linalg.svdvals(D)
+    size, top = float(D.norm()), float(s[0])
+    shares = s / s.sum()
+    effective = math.exp(float(torch.special.entr(shares).sum()))
+    lost = rounding * len(s)
+    found = {
+        "norm.frobenius_norm": Judged(size * scale, rounding * size * scale),
+        "norm.relative_norm": Judged(size / float(W.norm()), rounding * size / float(W.norm())),
+        "norm.spectral_norm": Judged(top * scale, rounding * top * scale),
+        "rank.stable_rank": Judged((size / top) ** 2, 4 * rounding * (size / top) ** 2),
+        "rank.effective_rank": Judged(effective, 4 * lost * (1 - math.log(lost)) * effective),
+        "rank.top16_energy": Judged(float((s[:16] / size).square().sum()), 4 * rounding),
+    }
+    k = min(10, len(s) // 4)
+    if k >= 2 and s[k - 1] > 1e-9 * s[0]:
+        mean = float((s[: k - 1] / s[k - 1]).log().mean())
+        error = 4 * rounding * float(s[0] / s[k - 1])
+        if mean > 4 * error:
+            found["tail.hill"] = Judged(1 / mean, 2 * error / mean**2)
+    return found
+
+
+Side = tuple[torch.Tensor, torch.Tensor]
+
+
+def _of_side(side: str, old: Side, new: Side, k: int, rounding: float) -> dict[str, Judged]:
+    (U, s), (Q, st) = old, new
+    c = min(len(s), k + max(1, k // 8))
+    slack = sum(rounding * float(x[0]) / max(_gap(x, k), 1e-300) for x in (s, st))
+    wider = slack + rounding * float(st[0]) / max(_gap(st, c), 1e-300)
+    angles, contained = principal_angles(U[:, :k], Q[:, :k]), principal_angles(U[:, :k], Q[:, :c])
+    missed = (U - Q[:, :k] @ (Q[:, :k].T @ U)).square().sum(0)
+    weights = s.square()
+    gained = (U[:, k:].T @ Q[:, :k]).square().sum(1)
+    lost = float(weights[:k] @ missed[:k] - weights[k:] @ gained) / float(weights[:k].sum())
+    slip = float(angles.sin().norm()) * slack + slack**2 + 100 * EPS
+    values = {
+        "max": (angles[-1], slack),
+        "mean": (angles.mean(), slack),
+        "median": (angles.median(), slack),
+        "q90": (angles.quantile(0.9), slack),
+        "contained_max": (contained[-1], wider),
+        "contained_mean": (contained.mean(), wider),
+        "energy_lost": (lost, slip * math.sqrt(k)),
+    }
+    return {
+        f"rotation.{side}_{name}": Judged(float(value), error if error < 0.1 else math.inf)
+        for name, (value, error) in values.items()
+    }
+
+
+def _gap(s: torch.Tensor, k: int) -> float:
+    return float(s[k - 1] - s[k]) if k < len(s) else float(s[-1])
