@@ -1,6 +1,6 @@
 """The facts of one update: its entries counted once, decomposed once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -24,12 +24,13 @@ class Facts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A checkpoint's matrix as it was read, the format of its file, and that of the masters.
+    """How to read a checkpoint's matrix, the format of its file, and that of the masters.
 
-    The format of the masters is that in which training held the weights, by torch's name.
+    The matrix is read when it is needed, and not held while its update is decomposed. The format
+    of the masters is that in which training held the weights, by torch's name.
     """
 
-    W: Tensor
+    read: Callable[[], Tensor]
     dtype: torch.dtype
     master: str = "unknown"
 
@@ -40,7 +41,7 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     The current matrix is factored before the update is formed, so that what the two factorisations
     take is not in memory at once.
     """
-    request, current = anchor.request, stored.W
+    request, current = anchor.request, stored.read()
     moved = bool((current != anchor.W).any())
     first = Parts()
     if request.tier == "exact" and moved:
@@ -61,17 +62,18 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     )
     if counts:
         update = through_the_gate(anchor, update, current)
+    del current
     kept = {"norm": torch.tensor(norm, dtype=torch.float64)}
     if not request.is_matrix:
         return Facts(update, delta, kept)
-    parts = first.beside(_decomposed(anchor, current, delta, norm, seed))
+    parts = first.beside(_decomposed(anchor, stored, delta, norm, seed))
     rows, cols = profile(delta)
     kept |= {"row_rms": (rows / delta.shape[1]).sqrt(), "col_rms": (cols / delta.shape[0]).sqrt()}
     return Facts(parts.of(update), delta, kept | dict(parts.kept))
 
 
 def _decomposed(
-    anchor: PreparedAnchor, current: Tensor, delta: Tensor, norm: float, seed: int
+    anchor: PreparedAnchor, stored: Stored, delta: Tensor, norm: float, seed: int
 ) -> Parts:
     request = anchor.request
     if norm == 0:
@@ -83,7 +85,7 @@ def _decomposed(
         )
     found = fast.decompose(anchor, delta, norm, seed, needs=request.needs)
     if fast.lacks(found, request, request.needs):
-        found = found.beside(exact.movement(anchor, current, request.needs))
+        found = found.beside(exact.movement(anchor, stored.read(), request.needs))
     return found
 
 

@@ -24,7 +24,10 @@ def difference(W0: Float[Tensor, "m n"], W1: Float[Tensor, "m n"]) -> Float[Tens
     if narrow and largest(W0) + largest(W1) > torch.finfo(torch.float32).max:
         narrow = False
     delta = W1.to(torch.float32 if narrow else torch.float64, copy=True)
-    return delta.sub_(W0)
+    height = max(1, _BLOCK // max(1, delta.shape[1]))
+    for here, taken in zip(delta.split(height), W0.split(height), strict=True):
+        here.sub_(taken)  # in stretches, as torch converts the whole of what it is given
+    return delta
 
 
 def frobenius(W: Float[Tensor, "m n"]) -> float:
@@ -36,8 +39,8 @@ def frobenius(W: Float[Tensor, "m n"]) -> float:
     if unit == 0:
         return 0.0
     scale = math.ldexp(1.0, min(math.frexp(unit)[1], 1023))
-    parts = (part.double() / scale for part in W.reshape(-1).split(_BLOCK))
-    return scale * math.sqrt(math.fsum(float(part.square().sum()) for part in parts))
+    parts = (part.to(torch.float64, copy=True) for part in W.reshape(-1).split(_BLOCK))
+    return scale * math.sqrt(math.fsum(float(part.div_(scale).square_().sum()) for part in parts))
 
 
 def is_on_grid(W: Float[Tensor, "m n"]) -> bool:
