@@ -67,7 +67,7 @@ class Tested:
     def evaluate(self, current: Tensor, draws: Draws) -> Evaluation:
         """Read every diagnostic on a checkpoint, with as many draws of the nulls."""
         assert self.anchor is not None
-        held = Stored(current, torch.bfloat16, "float32")
+        held = Stored(lambda: current, torch.bfloat16, "float32")
         return evaluate(self.anchor, held, self.chosen, {}, draws)
 
 

@@ -41,7 +41,7 @@ def case(
     vectors = max(1, min(16, min(W0.shape) // 4))
     request = request_for(diagnostics(), overrides, tuple(W0.shape), tier, vectors=vectors)
     anchor = prepare(W0, request)
-    update, _, kept = facts_of(anchor, Stored(W1, storage, "float32"), 0)
+    update, _, kept = facts_of(anchor, Stored(lambda: W1, storage, "float32"), 0)
     return Case(W0, W1, above_edge(anchor, update, kept, edge, "test"), overrides)
 
 
@@ -67,6 +67,6 @@ def evaluated(
     chosen = {name: diagnostics()[name] for name in names}
     vectors = max(1, min(16, min(W0.shape) // 4))
     anchor = prepare(W0, request_for(chosen, {}, tuple(W0.shape), tier, vectors=vectors))
-    held = Stored(W1, storage, "float32")
+    held = Stored(lambda: W1, storage, "float32")
     found = evaluate(anchor, held, chosen, {}, Draws(draws, draws, "test"))
     return {item.diagnostic.name: item for item in found.evaluated}

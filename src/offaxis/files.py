@@ -13,18 +13,18 @@ try:
 except ImportError:  # Windows: two processes in one folder are then not kept apart
     fcntl = None  # type: ignore[assignment]
 
-from offaxis.errors import ResultsError
+from offaxis.errors import OffaxisError, ResultsError
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 """Tells the processes of this machine from those of others that share the folder."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place.
+@contextlib.contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to fill, and rename it into place after the block.
 
     Args:
         path: The file that shall exist afterwards; its folder is made when missing.
-        write: Called once with the temporary path.
 
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
@@ -32,13 +32,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        yield temporary
         os.replace(temporary, path)
+    except OffaxisError:
+        raise
     except OSError as error:
         raise _explained(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # what hindered writing may hinder this, too
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: `atomically` in one call."""
+    with atomically(path) as temporary:
+        write(temporary)
 
 
 def _explained(path: Path, error: OSError) -> ResultsError:

@@ -18,7 +18,8 @@ not defined is null, never NaN, and `flags` says why.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from offaxis.errors import ResultsError
-from offaxis.files import write_atomically, write_text
+from offaxis.files import atomically, write_text
 
 RESULTS_FORMAT = "offaxis-results"
 SCHEMA_VERSION = 2
@@ -139,6 +140,39 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+MEASURED = tuple(name for name in TABLES if name != "training")
+"""The tables that come from units."""
+
+_GROUP_BYTES = 8 << 20
+"""What a row group gathers in memory before it is written."""
+
+
+class TableWriter:
+    """One Parquet file, filled batch by batch; the bytes depend on the rows and their order."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._schema = schema
+        self._held: list[pa.RecordBatch] = []
+        self._is_empty = True
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        self._held.append(batch)
+        if sum(held.nbytes for held in self._held) >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_batches(self._held, self._schema).combine_chunks())
+        self._held, self._is_empty = [], False
+
+    def close(self, *, whole: bool) -> None:
+        """End the file; where it is not whole, leave out what is not written yet."""
+        if whole and (self._held or self._is_empty):
+            self._flush()
+        self._writer.close()
+
+
 def definition(version: int, settings: Mapping[str, object]) -> str:
     """Name a definition: its version, then its settings in order, as `v1;k=16;as=stored`."""
     return ";".join([f"v{version}", *(f"{key}={value}" for key, value in settings.items())])
@@ -175,6 +209,10 @@ class ResultsFolder:
         """The Parquet file that holds one run's rows of one table."""
         return self.root / table / f"{_safe(run)}.parquet"
 
+    def spool(self, run: str) -> Path:
+        """The folder that holds a run's rows while its tables are written."""
+        return self.root / f".{_safe(run)}.rows"
+
     def lock(self, run: str) -> Path:
         """The file that a process holds while it measures a run."""
         return self.root / f".{_safe(run)}.lock"
@@ -205,11 +243,19 @@ class ResultsFolder:
 
     def write(self, table: str, run: str, rows: Iterable[Row]) -> None:
         """Write one run's rows of one table, atomically."""
-        content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
-        write_atomically(
-            self.part(table, run),
-            lambda path: pq.write_table(content, path, compression="zstd"),
-        )
+        with self.writing(table, run) as writer:
+            writer.add(pa.RecordBatch.from_pylist(list(rows), schema=TABLES[table]))
+
+    @contextmanager
+    def writing(self, table: str, run: str) -> Iterator[TableWriter]:
+        """Fill one run's part of one table; it is there after the block, whole, or as before."""
+        with atomically(self.part(table, run)) as path:
+            writer, whole = TableWriter(path, TABLES[table]), False
+            try:
+                yield writer
+                whole = True
+            finally:
+                writer.close(whole=whole)
 
     def read(self, table: str, runs: Sequence[str] | None = None) -> pa.Table:
         """Read one table of all runs, or of those named.

@@ -20,6 +20,15 @@ SINGLE_THREAD = {
 }
 """The environment of a process that computes on one core, read when its libraries are loaded."""
 
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+"""The environment in which glibc returns a matrix's memory to the system as soon as it is free.
+
+Else it raises its thresholds as large blocks are freed, and keeps several matrices for later.
+"""
+
+WORKER = SINGLE_THREAD | GIVES_BACK
+"""The environment of a worker process."""
+
 _PATIENCE_SECONDS = 5
 
 
@@ -67,7 +76,7 @@ def worker_pool(
         initargs=(begin, arguments),
     )
     try:
-        with _environment(SINGLE_THREAD):  # processes are begun by the first work for them
+        with _environment(WORKER):  # processes are begun by the first work for them
             yield pool
     except KeyboardInterrupt:
         # The interruption may have fallen inside the pool, which then cannot be asked for anything.

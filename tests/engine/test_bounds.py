@@ -19,7 +19,7 @@ STORED = {
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    st.sampled_from([(1, 1), (1, 40), (40, 1), (130, 130), (96, 300), (300, 96)]),
+    st.sampled_from([(1, 1), (1, 40), (40, 1), (130, 130), (96, 300), (300, 96), (530, 600)]),
 )
 
 

@@ -82,32 +82,39 @@ def similarity(
     with the step taken since, which do not contain each other. Values lie in [0, 1]; not defined
     where one side is zero, nor for the increment at the first checkpoint.
     """
-    final = stages[-1].cumulative
-    before: TopFactors | None = None
-    rows = []
-    for index, stage in enumerate(stages):
-        missing = "zero_update" if index else "first_checkpoint"
-        if index and not stage.follows:
-            before, missing = None, "checkpoint_missing"
-        rows.append(
-            _pair(
-                stage.cumulative,
-                final,
-                K,
-                "to_final",
-                missing="zero_update",
-                flags=_note(stage, final),
-                tier=tier,
-            )
-            | _pair(before, stage.increment, K, "increment", missing=missing, tier=tier)
-        )
-        before = stage.cumulative
-    return rows
+    return [
+        of_checkpoint(stage, stages[index - 1] if index else None, stages[-1], K, tier)
+        for index, stage in enumerate(stages)
+    ]
 
 
-def _note(stage: Stage, final: TopFactors | None) -> tuple[str, ...]:
-    """Mark the final checkpoint, which is compared with itself."""
-    return ("final_checkpoint",) if stage.cumulative is final else ()
+def of_checkpoint(
+    stage: Stage, before: Stage | None, final: Stage, K: int, tier: Tier = "exact"
+) -> Mapping[str, Reading]:
+    """Return what one checkpoint shares with the final one and with the one before.
+
+    Args:
+        stage: The checkpoint.
+        before: The one before; None at the first.
+        final: The final one, the same object where it is this one.
+        K: The dimension of the subspaces.
+        tier: How the factors were taken.
+    """
+    earlier, missing = (None, "first_checkpoint") if before is None else (before, "zero_update")
+    if earlier is not None and not stage.follows:
+        earlier, missing = None, "checkpoint_missing"
+    flags = ("final_checkpoint",) if stage is final else ()
+    return _pair(
+        stage.cumulative,
+        final.cumulative,
+        K,
+        "to_final",
+        missing="zero_update",
+        flags=flags,
+        tier=tier,
+    ) | _pair(
+        earlier and earlier.cumulative, stage.increment, K, "increment", missing=missing, tier=tier
+    )
 
 
 def _pair(

@@ -12,7 +12,7 @@ from offaxis.errors import NumericsError
 from offaxis.linalg import rounding
 from offaxis.linalg.basis import Basis, singular_basis
 from offaxis.linalg.elementwise import magnitude_table, strata_of
-from offaxis.linalg.factors import spectrum
+from offaxis.linalg.factors import Spectrum, spectrum
 from offaxis.linalg.masks import MaskCodes, mask_codes
 from offaxis.linalg.products import largest, product
 from offaxis.linalg.sums import exponent_counts, frobenius, is_on_grid
@@ -50,8 +50,9 @@ def prepare(W: Tensor, request: Request) -> PreparedAnchor:
     """
     rows, cols = W.shape
     _require_tame(W)
+    exact = spectrum(W) if request.is_anchored and request.tier == "exact" else None
     basis = singular_basis(W, k_top=request.top) if request.is_anchored else None
-    s, bound = _spectrum(W, basis, request)
+    s, bound = _values(basis, exact)
     codes = _codes(W, basis, request)
     held = None if codes is None else codes.codes
     magnitudes = magnitude_table(W, held)
@@ -82,13 +83,10 @@ def _require_tame(W: Tensor) -> None:
         )
 
 
-def _spectrum(W: Tensor, basis: Basis | None, request: Request) -> tuple[Tensor, Tensor]:
+def _values(basis: Basis | None, exact: Spectrum | None) -> tuple[Tensor, Tensor]:
     if basis is None:
         return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    if request.tier == "exact":
-        found = spectrum(W)
-        return found.s, found.bound
-    return basis.s, basis.s_bound
+    return (basis.s, basis.s_bound) if exact is None else (exact.s, exact.bound)
 
 
 def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None:
@@ -101,7 +99,7 @@ def _codes(W: Tensor, basis: Basis | None, request: Request) -> MaskCodes | None
     right = basis.V_top[:, : request.rank].T.float()
 
     def score(first: int, last: int) -> Tensor:
-        return product(scaled[first:last], right).abs()
+        return product(scaled[first:last], right).abs_()
 
     return mask_codes(W, score, request.alpha)
 

@@ -35,19 +35,20 @@ class Draws(NamedTuple):
 
 
 def noise_edge(delta: Tensor, draws: Draws) -> float:
-    """The largest singular value that the update shows under random signs, which stay on it."""
+    """The largest singular value that the update shows under random signs, then taken off again."""
     largest = -math.inf
     for index in range(draws.edge):
         flip_signs_(delta, seed_for(draws.key, "edge", index))
         seed = seed_for(draws.key, "edge", index, "start")
         value = spectrum_of(delta).s[0] if min(delta.shape) <= _SMALL else fast.largest(delta, seed)
         largest = max(largest, float(value))
+    for index in range(draws.edge):
+        flip_signs_(delta, seed_for(draws.key, "edge", index))
     return largest if draws.edge else math.inf
 
 
 def drawn_nulls(
     anchor: PreparedAnchor,
-    current: Tensor,
     update: WeightUpdate,
     delta: Tensor,
     *,
@@ -58,6 +59,7 @@ def drawn_nulls(
 
     The random updates of one ensemble are made in the buffer `delta`, each from the one before:
     signs drawn on signs and an order drawn on an order are as random as on the update itself.
+    Signs are taken off again by a second flip, which spares a copy; an order is the last to come.
     """
     nulls: dict[tuple[str, str], list[NullReading]] = {}
     for ensemble, randomise in ENSEMBLES.items():
@@ -66,7 +68,6 @@ def drawn_nulls(
             wanted = [pair for pair in wanted if pair[0].needs <= {"counts"}]
         if not wanted or update.is_zero:
             continue
-        delta.copy_(current).sub_(anchor.W)
         values: dict[tuple[str, str], list[float | None]] = {}
         tiers: dict[str, set[Tier]] = {}
         needs = frozenset(need for item, _ in wanted for need in item.needs)
@@ -78,6 +79,9 @@ def drawn_nulls(
                 for quantity, reading in item.function(drawn, **settings).items():
                     values.setdefault((item.name, quantity), []).append(reading.value)
                     tiers.setdefault(item.name, set()).add(reading.tier)
+        if ensemble == "sign_flip":
+            for index in range(draws.each):
+                randomise(delta, seed_for(draws.key, ensemble, index))
         for (name, quantity), sample in values.items():
             method = f"seeded draws, {' and '.join(sorted(tiers[name]))} tier"
             summary = NullReading(ensemble, *mean_and_sd(sample), len(sample), method)
@@ -117,7 +121,7 @@ def _exactly(
         current = delta.to(torch.float64, copy=True).add_(anchor.W)
         found = exact.movement(anchor, current, needs)
     if "spectrum" in needs:
-        found = found.beside(exact.of_delta(delta, norm=update.norm, vectors=0))
+        found = found.beside(exact.of_delta(delta, norm=update.norm, rounding=0.0, vectors=0))
     if "blocks" in needs:
         found = found.beside(fast.blocks(anchor, delta, update.norm, drawn=True))
     return found

@@ -66,17 +66,18 @@ def _side(W: Tensor, s: Tensor, old: Tensor, new: Tensor, floor: float) -> Side:
     return Side(found.angles, found.contained, Estimate(found.energy_lost, min(error, 1.0)))
 
 
-def of_delta(delta: Tensor, *, norm: float, vectors: int, seed: int = 0) -> Parts:
+def of_delta(delta: Tensor, *, norm: float, rounding: float, vectors: int, seed: int = 0) -> Parts:
     """The spectrum of an update and its leading singular vectors, none of them if 0 are asked.
 
     Of a large matrix the values alone cost half of what values and vectors do: its few vectors are
-    taken by Lanczos, with the residuals that they leave, where it converges.
+    taken by Lanczos, with the residuals that they leave, where it converges. `rounding` is the
+    Frobenius norm of what the entries of the delta have lost, which no value can have moved more.
     """
     if vectors and min(delta.shape) < _LARGE:
         factors = factorise(delta)
-        return Parts(_spectrum(factors.spectrum, norm), kept=_leading(factors, vectors))
+        return Parts(_spectrum(factors.spectrum, norm, rounding), kept=_leading(factors, vectors))
     found = values_of(delta)
-    spectrum = _spectrum(found, norm)
+    spectrum = _spectrum(found, norm, rounding)
     if not vectors:
         return Parts(spectrum)
     top = top_singular(delta, vectors, seed=seed, tolerance=_CONVERGED, max_steps=_STEPS)
@@ -85,8 +86,8 @@ def of_delta(delta: Tensor, *, norm: float, vectors: int, seed: int = 0) -> Part
     return Parts(spectrum, kept={**leading_of(top, vectors), "delta_spectrum": found.s})
 
 
-def _spectrum(found: Values, norm: float) -> Spectrum:
-    s, bound = found.s, found.bound
+def _spectrum(found: Values, norm: float, rounding: float) -> Spectrum:
+    s, bound = found.s, found.bound + rounding
     rank = Estimate(ranks.effective_rank(s), ranks.effective_rank_bound(s, bound))
     return Spectrum(s, bound, energy=norm**2, effective_rank=rank)
 

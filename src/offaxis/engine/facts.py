@@ -1,6 +1,6 @@
 """The facts of one update: its entries counted once, decomposed once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,8 +11,8 @@ from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.gates import through_the_gate
 from offaxis.engine.parts import Parts
-from offaxis.linalg.elementwise import count, profile
-from offaxis.linalg.sums import RELATIVE_ERROR, difference, frobenius
+from offaxis.linalg.differences import Difference, difference
+from offaxis.linalg.elementwise import count
 
 
 class Facts(NamedTuple):
@@ -24,12 +24,13 @@ class Facts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A checkpoint's matrix as it was read, the format of its file, and that of the masters.
+    """How to read a checkpoint's matrix, the format of its file, and that of the masters.
 
-    The format of the masters is that in which training held the weights, by torch's name.
+    The matrix is read when it is needed, and not held while its update is decomposed. The format
+    of the masters is that in which training held the weights, by torch's name.
     """
 
-    W: Tensor
+    read: Callable[[], Tensor]
     dtype: torch.dtype
     master: str = "unknown"
 
@@ -40,50 +41,53 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     The current matrix is factored before the update is formed, so that what the two factorisations
     take is not in memory at once.
     """
-    request, current = anchor.request, stored.W
-    moved = bool((current != anchor.W).any())
+    request, current = anchor.request, stored.read()
     first = Parts()
-    if request.tier == "exact" and moved:
+    if request.tier == "exact" and not _equal(current, anchor.W):
         first = exact.movement(anchor, current, request.needs)
     counts = {
         eta: count(anchor.W, current, anchor.codes, eta, strata=anchor.strata)
         for eta in request.etas
     }
-    delta = difference(anchor.W, current)
-    norm = frobenius(delta)
+    moved = difference(anchor.W, current)
     update = WeightUpdate(
         anchor=anchor.facts,
         storage=stored.dtype,
-        norm=norm,
-        norm_error=RELATIVE_ERROR,
+        norm=moved.norm,
+        norm_error=moved.norm_error,
         counts=counts,
         master=stored.master,
     )
     if counts:
         update = through_the_gate(anchor, update, current)
-    kept = {"norm": torch.tensor(norm, dtype=torch.float64)}
+    del current
+    kept = {"norm": torch.tensor(moved.norm, dtype=torch.float64)}
     if not request.is_matrix:
-        return Facts(update, delta, kept)
-    parts = first.beside(_decomposed(anchor, current, delta, norm, seed))
-    rows, cols = profile(delta)
-    kept |= {"row_rms": (rows / delta.shape[1]).sqrt(), "col_rms": (cols / delta.shape[0]).sqrt()}
-    return Facts(parts.of(update), delta, kept | dict(parts.kept))
+        return Facts(update, moved.D, kept)
+    parts = first.beside(_decomposed(anchor, stored, moved, seed))
+    m, n = moved.D.shape
+    kept |= {"row_rms": moved.row_norms / n**0.5, "col_rms": moved.col_norms / m**0.5}
+    return Facts(parts.of(update), moved.D, kept | dict(parts.kept))
 
 
-def _decomposed(
-    anchor: PreparedAnchor, current: Tensor, delta: Tensor, norm: float, seed: int
-) -> Parts:
-    request = anchor.request
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) if a.dtype == b.dtype else not bool((a != b).any())
+
+
+def _decomposed(anchor: PreparedAnchor, stored: Stored, moved: Difference, seed: int) -> Parts:
+    request, delta, norm = anchor.request, moved.D, moved.norm
     if norm == 0:
         return _zero(anchor)
     if request.tier == "exact":
-        found = exact.of_delta(delta, norm=norm, vectors=request.vectors, seed=seed)
+        found = exact.of_delta(
+            delta, norm=norm, rounding=moved.rounding, vectors=request.vectors, seed=seed
+        )
         return (
             found.beside(fast.blocks(anchor, delta, norm)) if "blocks" in request.needs else found
         )
     found = fast.decompose(anchor, delta, norm, seed, needs=request.needs)
     if fast.lacks(found, request, request.needs):
-        found = fast.mended(found, exact.movement(anchor, current, request.needs))
+        found = fast.mended(found, exact.movement(anchor, stored.read(), request.needs))
     return found
 
 

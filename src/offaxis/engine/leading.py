@@ -7,8 +7,9 @@ from offaxis.diagnostics.base import Tier
 from offaxis.engine import exact
 from offaxis.engine.parts import leading_of
 from offaxis.engine.seeds import seed_for
+from offaxis.linalg.differences import difference
 from offaxis.linalg.lanczos import top_singular
-from offaxis.linalg.sums import difference, frobenius
+from offaxis.linalg.sums import frobenius
 
 _CONVERGED = 1e-12  # residual, as a share of the largest value, at which Lanczos is exact
 _STEPS = 400
@@ -38,4 +39,4 @@ def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
 
 def leading_factors(before: Tensor, after: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
     """Return the leading factors of the step from one checkpoint's matrix to another's."""
-    return leading(difference(before, after), vectors, tier)
+    return leading(difference(before, after).D, vectors, tier)

@@ -11,7 +11,8 @@ from offaxis.linalg.products import in_units, largest, product, unit_of
 _EPS = torch.finfo(torch.float64).eps
 _WELL_RESOLVED = 1e-4  # of s_1; below it the Gram's vectors are no longer orthonormal to 1e-8
 _NULL = 1e-12  # of s_1; below it a right vector is completed, not computed
-_BLOCK = 1024
+_BLOCK = 1024  # rows multiplied at once; another number rounds otherwise
+_SWAPPED = 256
 _SKETCHES = 32
 
 
@@ -65,9 +66,8 @@ def singular_basis(W: Float[Tensor, "m n"], *, k_top: int = 0) -> Basis:
     A = W if W.shape[0] <= W.shape[1] else W.T
     p, q = A.shape
     unit = unit_of(largest(A))
-    values, Q = torch.linalg.eigh(_gram(A, unit))
-    Q = Q.flip(1)
-    s = values.flip(0).clamp(min=0).sqrt()
+    values, Q = _descending_(_gram(A, unit))
+    s = values.clamp(min=0).sqrt()
     kept = int((s > _WELL_RESOLVED * s[0]).sum())
     R = A.new_empty(q, p, dtype=torch.float64 if kept < p else torch.float32)
     top = A.new_empty(q, min(k_top, p), dtype=torch.float64)
@@ -75,20 +75,41 @@ def singular_basis(W: Float[Tensor, "m n"], *, k_top: int = 0) -> Basis:
         rows = slice(start, start + _BLOCK)
         block = product(in_units(A[:, rows].double(), unit, torch.float64).T, Q)
         block[:, :kept] /= s[:kept]
-        R[rows] = block.to(R.dtype)
+        R[rows].copy_(block)
         top[rows] = block[:, : top.shape[1]]
     bound = 8 * p * _EPS * s[0] ** 2 / s.clamp(min=_WELL_RESOLVED * float(s[0]))
     if kept < p:
-        Q, s, R = _resolve_small(Q, s, R, kept)
+        s = _resolve_small_(Q, s, R, kept)
         bound[kept:] = 8 * p * _EPS * s[0] / _WELL_RESOLVED
         top = R[:, : top.shape[1]].clone()
-    short, long = Q.float(), R.float()
-    short_top = Q[:, : top.shape[1]].clone()
+    long = R.float()
+    del R
+    order = torch.preserve_format if kept == p else torch.contiguous_format
+    short_top = Q[:, : top.shape[1]].clone(memory_format=order)
+    short = Q.to(torch.float32, memory_format=order)
+    del Q
     s, bound = s * unit, bound.nan_to_num() * unit
     outer = _outer(long)
     if W.shape[0] <= W.shape[1]:
         return Basis(short, s, long, bound, short_top, top, outer)
     return Basis(long, s, short, bound, top, short_top, outer)
+
+
+def _descending_(G: Float64[Tensor, "p p"]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of a symmetric matrix, in its own memory on the CPU."""
+    if G.device.type != "cpu":
+        values, Q = torch.linalg.eigh(G)
+        return values.flip(0), Q.flip(1)
+    values = G.new_empty(G.shape[0])
+    torch.linalg.eigh(G.mT, out=(values, G.mT))
+    half = G.shape[0] // 2
+    for start in range(0, half, _SWAPPED):
+        stop = min(start + _SWAPPED, half)
+        first, last = G[start:stop], G[G.shape[0] - stop : G.shape[0] - start]
+        held = first.flip(0)
+        first.copy_(last.flip(0))
+        last.copy_(held)
+    return values.flip(0), G.mT
 
 
 def _outer(long: Float32[Tensor, "q p"]) -> Float32[Tensor, "q g"]:
@@ -110,18 +131,17 @@ def _gram(A: Tensor, unit: float) -> Float64[Tensor, "p p"]:
     return G
 
 
-def _resolve_small(
+def _resolve_small_(
     Q: Float64[Tensor, "p p"], s: Float64[Tensor, " p"], R: Float64[Tensor, "q p"], kept: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Decompose what the Gram does not resolve, orthogonally to what it does."""
+) -> Float64[Tensor, " p"]:
+    """Decompose in place what the Gram does not resolve, orthogonally to what it does."""
     large, rest = R[:, :kept], R[:, kept:]
     for _ in range(2):
         rest = rest - product(large, product(large.T, rest))
     left, values, right = torch.linalg.svd(rest, full_matrices=False)
-    Q = torch.cat([Q[:, :kept], product(Q[:, kept:], right.T.contiguous())], 1)
-    s = torch.cat([s[:kept], values])
+    Q[:, kept:] = product(Q[:, kept:], right.T.contiguous())
+    R[:, kept:] = left
     known = kept + int((values > _NULL * s[0]).sum())
-    R = torch.cat([large, left], 1)
     if known < R.shape[1]:
         generator = torch.Generator().manual_seed(0)
         fill = torch.randn(R.shape[0], R.shape[1] - known, generator=generator, dtype=R.dtype)
@@ -130,4 +150,4 @@ def _resolve_small(
             fill = fill - product(R[:, :known], product(R[:, :known].T, fill))
             fill = torch.linalg.qr(fill).Q
         R[:, known:] = fill
-    return Q, s, R
+    return torch.cat([s[:kept], values])

@@ -1,7 +1,7 @@
 """Products for sums of squares: from factors rounded to eight-bit integers, or to bfloat16."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple
@@ -24,6 +24,7 @@ _BITS = (
     6  # of a line's largest entry; steps between bfloat16 values then mostly round to themselves
 )
 _SLICE = COARSE / math.sqrt(2)  # what each factor may contribute
+_FEW = 512
 _DEPTH = 1 << 16  # products of two bytes that int32 adds up safely
 _BLOCK = 1 << 22  # entries of the product at a time
 
@@ -35,9 +36,10 @@ def coarse_product(
 
     On CPUs that multiply bytes (VNNI) the rows of A and the columns of B are rounded to 64 to 127
     levels each way, and what that leaves to finer ones where it is more than $2^{-5.5}$ of the
-    norm, as where few entries are much larger than the others; integers add up exactly, so that
-    the result does not depend on the machine. Elsewhere than on the CPU factors are rounded to
-    bfloat16; on other CPUs the product is that of `product`.
+    norm, as where few entries are much larger than the others. Each line is scaled so that what is
+    left is orthogonal to it, and energies are not biased. Elsewhere than on the CPU factors are
+    rounded to bfloat16; on other CPUs, and for sums of fewer than 512 products, in which errors do
+    not average out, the product is that of `product`.
 
     Args:
         A: A factor.
@@ -46,7 +48,7 @@ def coarse_product(
     """
     if A.device.type != "cpu":
         return (A.bfloat16() @ B.bfloat16()).float()
-    if 0 in (*A.shape, *B.shape) or not _multiplies_bytes():
+    if A.shape[1] < _FEW or 0 in (A.shape[0], B.shape[1]) or not _multiplies_bytes():
         return product(A.float(), B.float())
     compiled = None if loops is None else load(loops)
     left, right = sliced(A, 1, compiled), sliced(B, 0, compiled)
@@ -60,7 +62,7 @@ def coarse_product(
 
 
 class Sliced(NamedTuple):
-    """A matrix as (first + second / 128) times the unit of each line, a power of two."""
+    """A matrix as (first + second / 128) times the unit of each line."""
 
     first: Int8[Tensor, "a b"]
     second: Int8[Tensor, "a b"] | None
@@ -82,18 +84,20 @@ def sliced(A: Float[Tensor, "a b"], dim: int, loops: ModuleType | None) -> Slice
     exponent = torch.frexp(largest).exponent - 1 - _BITS
     unit, scale = (torch.ldexp(largest.sign(), sign * exponent) for sign in (1, -1))
     first = torch.empty(A.shape, dtype=torch.int8)
-    second = None
+    inner, square, energy = (_first_slice if loops is None else _compiled_slice(loops))(
+        A, dim, scale, first
+    )
+    fit = torch.where(square > 0, inner / square.clamp(min=1), 1.0)
+    squared = unit.double().square()
+    lost = (energy - fit * inner).clamp(min=0) * squared
+    if float(lost.sum()) <= _SLICE**2 * float((energy * squared).sum()):
+        return Sliced(first, None, (unit * fit).float())
+    second = torch.empty(A.shape, dtype=torch.int8)
     if loops is None:
-        lost, energy = _first_slice(A, scale, unit, first)
+        _second_slice(A, scale, first, second)
     else:
-        given = _entries(A), A.stride(0), scale.numpy()
-        lost, energy = loops.first_slice(*given, unit.numpy(), first.numpy())
-    if lost > _SLICE**2 * energy:
-        second = torch.empty(A.shape, dtype=torch.int8)
-        if loops is None:
-            _second_slice(A, scale, first, second)
-        else:
-            loops.second_slice(*given, first.numpy(), second.numpy())
+        given = _entries(A), A.stride(0), scale.numpy(), first.numpy(), second.numpy()
+        loops.second_slice(*given)
     return Sliced(first, second, unit)
 
 
@@ -114,12 +118,27 @@ def _largest(
     return largest.unsqueeze(dim)
 
 
-def _first_slice(A: Tensor, scale: Tensor, unit: Tensor, out: Tensor) -> tuple[float, float]:
+Sums = tuple[Tensor, Tensor, Tensor]
+
+
+def _first_slice(A: Tensor, dim: int, scale: Tensor, out: Tensor) -> Sums:
+    """Round to bytes; return what `slicing.first_slice` sums."""
     scaled = A * scale
     rounded = scaled.round().clamp_(-LEVELS, LEVELS)
     out.copy_(rounded)
-    lost = scaled.sub_(rounded).mul_(unit)
-    return float(lost.double().square().sum()), float(A.double().square().sum())
+    x, r = scaled.double(), rounded.double()
+    inner, square, energy = ((a * b).sum(dim, keepdim=True) for a, b in ((x, r), (r, r), (x, x)))
+    return inner, square, energy
+
+
+def _compiled_slice(loops: ModuleType) -> Callable[[Tensor, int, Tensor, Tensor], Sums]:
+    def sliced_by(A: Tensor, dim: int, scale: Tensor, out: Tensor) -> Sums:
+        inner, square, energy = torch.zeros(3, A.shape[1 - dim], dtype=torch.float64)
+        given = _entries(A), A.stride(0), scale.numpy(), out.numpy()
+        loops.first_slice(*given, inner.numpy(), square.numpy(), energy.numpy())
+        return inner.unsqueeze(dim), square.unsqueeze(dim), energy.unsqueeze(dim)
+
+    return sliced_by
 
 
 def _second_slice(A: Tensor, scale: Tensor, first: Tensor, out: Tensor) -> None:

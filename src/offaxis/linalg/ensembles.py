@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 _TINY = torch.finfo(torch.float64).tiny
 _BLOCK = 1 << 15  # a multiple of 64
+_STEP = 1 << 16  # entries of a walk moved at a time
 
 
 def sign_flip(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tensor, "m n"]:
@@ -56,12 +57,13 @@ def random_walk(
         one buffer, which the next step moves on.
     """
     rows, cols = (scale / scale.norm().clamp(min=_TINY) for scale in (row_rms, col_rms))
-    profile = torch.outer(rows, cols).float()
-    position = torch.zeros_like(profile)
+    position = torch.zeros(len(rows), len(cols))
     largest = max(step_norms, default=0.0) or 1.0
+    height = 16 * max(1, _STEP // (16 * len(cols)))  # torch draws normal numbers by sixteen
     for norm in step_norms:
-        step = torch.randn(profile.shape, generator=generator)
-        position += step.mul_(profile).mul_(norm / largest)
+        for here, scale in zip(position.split(height), rows.split(height), strict=True):
+            step = torch.randn(here.shape, generator=generator)
+            here.add_(step.mul_(torch.outer(scale, cols).float()).mul_(norm / largest))
         yield position
 
 

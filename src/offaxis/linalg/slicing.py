@@ -13,6 +13,7 @@ from offaxis.linalg.kernels import compiled
 _FAST = {"reassoc", "contract", "nsz", "nnan"}
 _LEVELS = np.float32(127)
 _FINER = np.float32(128)
+_FOLD = 1024  # entries summed in float32 before float64 takes over
 
 Entries = NDArray[np.float32]
 
@@ -39,42 +40,45 @@ def largest_by_column(A: Entries, step: int, rows: int, out: Entries) -> None:
 
 
 @compiled(_FAST)
-def first_slice(
-    A: Entries, step: int, scale: Entries, unit: Entries, out: NDArray[np.int8]
-) -> tuple[float, float]:
+def first_slice(  # noqa: PLR0917
+    A: Entries,
+    step: int,
+    scale: Entries,
+    out: NDArray[np.int8],
+    inner: NDArray[np.float64],
+    square: NDArray[np.float64],
+    energy: NDArray[np.float64],
+) -> None:
     """Round every entry to a byte in units of its line.
 
-    `scale` and `unit`, inverse to each other, are powers of two, a column or a row of them.
-
-    Returns:
-        The squared norms of what is lost and of the matrix.
+    `scale`, a column or a row, holds the inverse units, powers of two. For each line are added, in
+    its unit, the inner product of what is rounded and what came out, and the squares of both.
     """
-    total = energy = 0.0
     cols, by_row = out.shape[1], scale.shape == (out.shape[0], 1)
     for i in range(out.shape[0]):
         row, to = A[i * step : i * step + cols], out[i]
-        lost = held = np.float32(0)
         if by_row:
-            s, u = scale[i, 0], unit[i, 0]
-            for j in range(cols):
-                x = row[j] * s
-                r = min(max(np.rint(x), -_LEVELS), _LEVELS)
-                to[j] = np.int8(r)
-                lost += (x - r) * (x - r)
-                held += x * x
-            square = np.float64(u) * np.float64(u)
-            total += np.float64(lost) * square
-            energy += np.float64(held) * square
+            s = scale[i, 0]
+            for start in range(0, cols, _FOLD):
+                a = b = c = np.float32(0)
+                for j in range(start, min(start + _FOLD, cols)):
+                    x = row[j] * s
+                    r = min(max(np.rint(x), -_LEVELS), _LEVELS)
+                    to[j] = np.int8(r)
+                    a += x * r
+                    b += r * r
+                    c += x * x
+                inner[i] += a
+                square[i] += b
+                energy[i] += c
         else:
             for j in range(cols):
-                r = min(max(np.rint(row[j] * scale[0, j]), -_LEVELS), _LEVELS)
+                x = row[j] * scale[0, j]
+                r = min(max(np.rint(x), -_LEVELS), _LEVELS)
                 to[j] = np.int8(r)
-                d = row[j] - r * unit[0, j]
-                lost += d * d
-                held += row[j] * row[j]
-            total += np.float64(lost)
-            energy += np.float64(held)
-    return total, energy
+                inner[j] += np.float64(x * r)
+                square[j] += np.float64(r * r)
+                energy[j] += np.float64(x * x)
 
 
 @compiled(_FAST)

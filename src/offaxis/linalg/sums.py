@@ -1,4 +1,4 @@
-"""Differences, norms and binades of matrices as they are stored, in stretches of entries."""
+"""Norms and binades of matrices as they are stored, in stretches of entries."""
 
 import math
 
@@ -8,23 +8,7 @@ from torch import Tensor
 
 from offaxis.linalg.products import largest
 
-RELATIVE_ERROR = 64 * torch.finfo(torch.float64).eps
-"""Of a norm, from pairwise sums of squares in float64."""
-
 _BLOCK = 1 << 18  # entries summed at a time
-
-
-def difference(W0: Float[Tensor, "m n"], W1: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Return W1 - W0 in float32 for 16-bit formats, else in float64.
-
-    The difference of two 16-bit numbers is exact in float32 unless one is below 2^-13 of the other;
-    where it could overflow it is taken in float64.
-    """
-    narrow = W0.dtype.itemsize <= 2 and W1.dtype.itemsize <= 2
-    if narrow and largest(W0) + largest(W1) > torch.finfo(torch.float32).max:
-        narrow = False
-    delta = W1.to(torch.float32 if narrow else torch.float64, copy=True)
-    return delta.sub_(W0)
 
 
 def frobenius(W: Float[Tensor, "m n"]) -> float:
@@ -36,8 +20,8 @@ def frobenius(W: Float[Tensor, "m n"]) -> float:
     if unit == 0:
         return 0.0
     scale = math.ldexp(1.0, min(math.frexp(unit)[1], 1023))
-    parts = (part.double() / scale for part in W.reshape(-1).split(_BLOCK))
-    return scale * math.sqrt(math.fsum(float(part.square().sum()) for part in parts))
+    parts = (part.to(torch.float64, copy=True) for part in W.reshape(-1).split(_BLOCK))
+    return scale * math.sqrt(math.fsum(float(part.div_(scale).square_().sum()) for part in parts))
 
 
 def is_on_grid(W: Float[Tensor, "m n"]) -> bool:

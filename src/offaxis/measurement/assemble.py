@@ -1,16 +1,18 @@
-"""From finished units to the public tables, one run at a time."""
+"""From finished units to rows of the public tables, one matrix of one run at a time."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.errors import ResultsError
-from offaxis.measurement import units
+from offaxis.measurement import cost, units
 from offaxis.measurement.options import Options, Storage
 from offaxis.measurement.over_time import similarity_cells
+from offaxis.measurement.spool import Part, spool
 from offaxis.measurement.units import NULL_CELLS, READING_CELLS, Cells, Unit
 from offaxis.table import ResultsFolder, Row
 
@@ -19,7 +21,8 @@ from offaxis.table import ResultsFolder, Row
 class RunView:
     """One matrix of one run: where its units lie, and what its rows say of it.
 
-    `steps` are those that have been measured under each storage.
+    `steps` are those that have been measured under each storage; `rows` is the file that its rows
+    are gathered in on their way to the tables.
     """
 
     results: ResultsFolder
@@ -29,34 +32,34 @@ class RunView:
     view: View
     master_precision: str
     options: Options
+    rows: Path
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that comparing its checkpoints holds at most, whatever their number."""
+        return cost.comparing_bytes(self.view, self.options.walk_draws)
 
 
-@dataclass
-class Rows:
-    """The rows of the measured tables."""
-
-    readings: list[Row] = field(default_factory=list)
-    nulls: list[Row] = field(default_factory=list)
-    spectra: list[Row] = field(default_factory=list)
-    angles: list[Row] = field(default_factory=list)
-    blocks: list[Row] = field(default_factory=list)
-
-
-def rows_of(item: RunView) -> Rows:
-    """Read the units of one matrix of one run, add similarity over time, and lay out the rows.
+def gather_rows(item: RunView) -> None:
+    """Read the units of one matrix of one run, add similarity over time, and keep the rows.
 
     Raises:
         ResultsError: If a unit that was measured is not there any more.
     """
-    rows = Rows()
+    spool(item.rows, _parts(item))
+
+
+def _parts(item: RunView) -> Iterator[Part]:
+    """The rows of every checkpoint in turn, then those over time; one checkpoint is in memory."""
     for storage, steps in item.steps.items():
-        held = [(step, _unit(item, step, storage)) for step in steps]
-        for step, unit in held:
-            _add(rows, item, step, unit, (unit.readings, unit.nulls))
-            _add_curves(rows, item, step, unit)
+        held: list[Held] = []
+        for step in steps:
+            unit = _unit(item, step, storage)
+            yield from _cells(item, step, unit, (unit.readings, unit.nulls))
+            yield from _curves(item, step, unit)
+            held.append((step, replace(unit, readings=[], nulls=[])))
         for (step, unit), cells in _over_time(item, held, storage):
-            _add(rows, item, step, unit, cells)
-    return rows
+            yield from _cells(item, step, unit, cells)
 
 
 def _unit(item: RunView, step: int, storage: Storage) -> Unit:
@@ -77,17 +80,17 @@ Held = tuple[int, Unit]
 
 def _over_time(
     item: RunView, held: Sequence[Held], storage: Storage
-) -> list[tuple[Held, tuple[Cells, Cells]]]:
+) -> Iterator[tuple[Held, tuple[Cells, Cells]]]:
     """Similarity between those checkpoints for which it was measured."""
     kept = [pair for pair in held if similarity.NAME in pair[1].provenance.definitions]
     if not kept:
-        return []
+        return iter(())
     key = f"{item.options.seed}|{item.run}|{item.view.label}|{storage}"
     steps, found = [step for step, _ in kept], [unit for _, unit in kept]
-    return list(zip(kept, similarity_cells(found, steps, storage, key, item.options), strict=True))
+    return zip(kept, similarity_cells(found, steps, storage, key, item.options), strict=True)
 
 
-def _add(rows: Rows, item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> None:
+def _cells(item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> Iterator[Part]:
     view, made = item.view, unit.provenance
     key = {"run": item.run, "step": step, "tensor": view.tensor, "view": view.view}
     place = {
@@ -102,11 +105,11 @@ def _add(rows: Rows, item: RunView, step: int, unit: Unit, cells: tuple[Cells, C
         "compute_precision": "float64",
     }
     readings, nulls = cells
-    rows.readings.extend(place | dict(zip(READING_CELLS, row, strict=True)) for row in readings)
-    rows.nulls.extend(key | dict(zip(NULL_CELLS, row, strict=True)) for row in nulls)
+    yield "readings", [place | dict(zip(READING_CELLS, row, strict=True)) for row in readings]
+    yield "nulls", [key | dict(zip(NULL_CELLS, row, strict=True)) for row in nulls]
 
 
-def _add_curves(rows: Rows, item: RunView, step: int, unit: Unit) -> None:
+def _curves(item: RunView, step: int, unit: Unit) -> Iterator[Part]:
     key = {
         "run": item.run,
         "step": step,
@@ -115,17 +118,17 @@ def _add_curves(rows: Rows, item: RunView, step: int, unit: Unit) -> None:
         "precision": unit.provenance.storage,
     }
     spectra = {"anchor": "anchor_spectrum", "current": "current_spectrum"}
-    for matrix, values in _curves(unit, {**spectra, "delta": "delta_spectrum"}):
-        rows.spectra.append({**key, "matrix": matrix, "singular_values": values})
-    for side, values in _curves(unit, {"left": "angles_left", "right": "angles_right"}):
-        rows.angles.append({**key, "side": side, "angles": values})
-    for _, values in _curves(unit, {"inside": "inside"}):
+    for matrix, values in _held(unit, {**spectra, "delta": "delta_spectrum"}):
+        yield "spectra", [{**key, "matrix": matrix, "singular_values": values}]
+    for side, values in _held(unit, {"left": "angles_left", "right": "angles_right"}):
+        yield "angles", [{**key, "side": side, "angles": values}]
+    for _, values in _held(unit, {"inside": "inside"}):
         p, q = sorted((item.view.rows, item.view.cols))
         isotropic = [k * k / (p * q) for k in range(1, p + 1)]
-        rows.blocks.append({**key, "inside": values, "isotropic": isotropic})
+        yield "blocks", [{**key, "inside": values, "isotropic": isotropic}]
 
 
-def _curves(unit: Unit, names: Mapping[str, str]) -> Iterator[tuple[str, list[float]]]:
+def _held(unit: Unit, names: Mapping[str, str]) -> Iterator[tuple[str, list[float]]]:
     held = unit.tensors(*names.values())
     for label, name in names.items():
         if name in held:

@@ -41,6 +41,14 @@ def peak_bytes(view: View, tier: Tier) -> int:
     return held + (4 * square if tier == "exact" else 3 * square) + 2 * FLOAT64 * q * (p // 4 + 1)
 
 
+def comparing_bytes(view: View, walk_draws: int) -> int:
+    """Memory that comparing the checkpoints of a view holds at most, whatever their number.
+
+    A position of every walk of the null in float32, and another while it is factored.
+    """
+    return 0 if view.kind == "elements" else (walk_draws + 2) * FLOAT32 * view.numel
+
+
 def seconds(view: View, tier: Tier, num_units: int, num_draws: int) -> float:
     """Estimated time on one core of a view in so many units, from products timed here."""
     if view.kind == "elements":

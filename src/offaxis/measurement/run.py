@@ -1,6 +1,7 @@
 """Measure trajectories into a results folder: plan, stream, assemble."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.console import byte_progress, messages, progress
 from offaxis.files import exclusively, sweep
-from offaxis.measurement.assemble import Rows, RunView, rows_of, training_rows
+from offaxis.measurement.assemble import RunView, gather_rows, training_rows
 from offaxis.measurement.digests import hash_checkpoint, remember, remembered
 from offaxis.measurement.earlier import (
     earlier_runs,
@@ -24,8 +25,9 @@ from offaxis.measurement.executors import Executor, open_executor
 from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan, master_precision
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
+from offaxis.measurement.spool import unspool
 from offaxis.measurement.stream import Task, run_task
-from offaxis.table import ResultsFolder
+from offaxis.table import MEASURED, ResultsFolder
 
 
 def measure(
@@ -134,11 +136,8 @@ def _write_tables(
     with progress(console) as bars:
         bar = bars.add_task("comparing checkpoints", total=sum(map(len, views)))
         for trajectory, items in zip(trajectories, views, strict=True):
-            found: dict[int, Rows] = {}
-            for position, rows in engine.as_done(rows_of, items):
-                found[position] = rows
-                bars.advance(bar)
-            _write_run(plan.results, trajectory, [found[i] for i in range(len(items))])
+            _write_run(engine, plan.results, trajectory.run, items, lambda: bars.advance(bar))
+            _write_log(plan.results, trajectory)
 
 
 def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
@@ -147,20 +146,43 @@ def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
     steps = measured_steps(plan, run, earlier.get(run, {}))
     master = master_precision(trajectory)
     anchor = plan.anchor_of[run].digest[:ANCHOR_DIGITS]
+    rows, pairing = plan.results.spool(run), plan.pairing_of[run]
     return [
-        RunView(plan.results, run, anchor, steps, view, master, plan.options)
-        for view in (*plan.pairing_of[run].matrices, *plan.pairing_of[run].elements)
+        RunView(
+            plan.results, run, anchor, steps, view, master, plan.options, rows / f"{index}.arrows"
+        )
+        for index, view in enumerate((*pairing.matrices, *pairing.elements))
     ]
 
 
-def _write_run(results: ResultsFolder, trajectory: Trajectory, parts: Sequence[Rows]) -> None:
-    whole = Rows()
-    tables = ("readings", "nulls", "spectra", "angles", "blocks")
-    for part in parts:
-        for name in tables:
-            getattr(whole, name).extend(getattr(part, name))
-    for name in tables:
-        results.write(name, trajectory.run, getattr(whole, name))
+def _write_run(
+    engine: Executor,
+    results: ResultsFolder,
+    run: str,
+    items: Sequence[RunView],
+    advance: Callable[[], object],
+) -> None:
+    """Gather the rows of every matrix, and write them in the order of the plan.
+
+    A matrix's rows wait in a file for those before it: no run is in memory as a whole.
+    """
+    rows, done, following = results.spool(run), set[int](), 0
+    with ExitStack() as block:
+        block.callback(shutil.rmtree, rows, ignore_errors=True)
+        writers = {name: block.enter_context(results.writing(name, run)) for name in MEASURED}
+        peaks = [item.peak_bytes for item in items]
+        for position, _ in engine.as_done(gather_rows, items, peaks):
+            advance()
+            done.add(position)
+            while following in done:
+                for table, batch in unspool(items[following].rows):
+                    writers[table].add(batch)
+                items[following].rows.unlink()
+                following += 1
+
+
+def _write_log(results: ResultsFolder, trajectory: Trajectory) -> None:
+    """What training logged, where it did."""
     log = training_rows(trajectory)
     if log:
         results.write("training", trajectory.run, log)

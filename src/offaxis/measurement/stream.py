@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class Task:
 
     @property
     def bytes_to_read(self) -> int:
-        """Bytes of stored weights, each checkpoint read once, and once more as the one before."""
+        """Bytes of stored weights, read anew for each checkpoint and as the one before it."""
         return cost.stored_bytes(self.view) * (1 + self.num_units)
 
     @property
@@ -190,17 +191,16 @@ def _num_leading(task: Task) -> int:
 
 def _make(job: _Job, anchor: PreparedAnchor) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
-    current = _read(job.reader, view, each).to(o.device)
     key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    held = Stored(current, getattr(torch, stored), job.series.master)
+    held = Stored(partial(_placed, job, job.reader), getattr(torch, stored), job.series.master)
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
     is_mixed = each.storage == "stored" and stored != view.dtype
     flags = ("mixed_precision",) if is_mixed else ()
     readings, nulls = units.cells(found.evaluated, each.storage, flags)
     tensors = dict(found.kept)
     if similarity.NAME in job.provenance.definitions:
-        tensors |= _increment(job, found.kept, anchor, current)
+        tensors |= _increment(job, found.kept)
     path = job.task.results.factors(job.series.run, job.source.step, f"{view.label}.{each.storage}")
     units.save(path, job.provenance, readings, nulls, tensors)
 
@@ -214,17 +214,19 @@ _OF_STEP = {
 }
 
 
-def _increment(
-    job: _Job, kept: Mapping[str, Tensor], anchor: PreparedAnchor, current: Tensor
-) -> dict[str, Tensor]:
+def _increment(job: _Job, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The leading factors of the step since the checkpoint before; at the first, of the update."""
     if job.before is job.task.anchor:
         step = kept
     else:
-        o = job.task.options
-        before = _read(open_checkpoint(job.before.path), job.task.view, job.storage).to(o.device)
-        step = leading_factors(before, current, _num_leading(job.task), o.tier)
+        before, after = _placed(job, open_checkpoint(job.before.path)), _placed(job, job.reader)
+        step = leading_factors(before, after, _num_leading(job.task), job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
+
+
+def _placed(job: _Job, reader: CheckpointReader) -> Tensor:
+    """Read the matrix of a job, and move it to where it is worked on."""
+    return _read(reader, job.task.view, job.storage).to(job.task.options.device)
 
 
 def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:
