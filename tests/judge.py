@@ -69,7 +69,7 @@ Side = tuple[torch.Tensor, torch.Tensor]
 def _of_side(side: str, old: Side, new: Side, k: int, rounding: float) -> dict[str, Judged]:
     (U, s), (Q, st) = old, new
     c = min(len(s), k + max(1, k // 8))
-    slack = sum(rounding * float(x[0]) / max(_gap(x, k), 1e-300) for x in (s, st))
+    slack = min(sum(rounding * float(x[0]) / max(_gap(x, k), 1e-300) for x in (s, st)), 2.0)
     wider = slack + rounding * float(st[0]) / max(_gap(st, c), 1e-300)
     angles, contained = principal_angles(U[:, :k], Q[:, :k]), principal_angles(U[:, :k], Q[:, :c])
     missed = (U - Q[:, :k] @ (Q[:, :k].T @ U)).square().sum(0)

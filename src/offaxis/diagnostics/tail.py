@@ -21,7 +21,8 @@ from offaxis.linalg.ranks import hill_exponent
 def tail(update: WeightUpdate, *, k: Annotated[int, Ge(2)]) -> Mapping[str, Reading]:
     """Return the Hill exponent of the top k singular values of dW, > 0; smaller is heavier.
 
-    Not defined for a zero update, for k < 2, or where the k values are equal or not resolved.
+    Not defined for a zero update, for k < 2, or where the k values are equal, or as close as
+    their errors.
     """
     spectrum = update.spectrum
     if update.is_zero or spectrum is None:
@@ -31,5 +32,7 @@ def tail(update: WeightUpdate, *, k: Annotated[int, Ge(2)]) -> Mapping[str, Read
     if value is None:
         return {"hill": Reading(None, 0.0, ("tail_undefined",), spectrum.tier)}
     # the exponent is the inverse of a mean of logarithms, each moved by at most error / s_k twice
-    relative = 2 * float((spectrum.bound[:k] / s[:k]).max()) * value
-    return {"hill": Reading(value, relative * value, (), spectrum.tier)}
+    moved = 2 * float((spectrum.bound[:k] / s[:k]).max()) * value
+    if moved >= 0.5:
+        return {"hill": Reading(None, 0.0, ("tail_undefined",), spectrum.tier)}
+    return {"hill": Reading(value, value * moved / (1 - moved), (), spectrum.tier)}
