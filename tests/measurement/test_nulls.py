@@ -151,3 +151,19 @@ def test_a_draw_does_not_depend_on_what_else_is_read() -> None:
         for names in (["spectral_shift"], ["spectral_shift", "rank", "norm"])
     )
     assert alone.primary("spectral_shift") == beside.primary("spectral_shift")
+
+
+@pytest.mark.parametrize("shape", [(96, 160), (300, 340)])
+def test_a_draw_has_as_many_values_as_are_read(shape: tuple[int, int]) -> None:
+    """By whichever engine: the null of a share of 16 values is that of 16 values."""
+    g = generator(6)
+    W0 = torch.randn(shape, generator=g, dtype=torch.float64)
+    D = 1e-3 * torch.randn(shape, generator=g, dtype=torch.float64)
+    found = evaluated(W0, W0 + D, "rank", "tail", draws=3)
+    s = torch.linalg.svdvals(D)
+    share = float(s[:16].square().sum() / s.square().sum())
+    for name in ("sign_flip", "permutation"):
+        nulls = {n.null: n for n in found["rank"].nulls["top16_energy"]}
+        assert nulls[name].mean == pytest.approx(share, rel=0.03)
+        hill = {n.null: n for n in found["tail"].nulls["hill"]}
+        assert hill[name].mean is not None
