@@ -17,13 +17,13 @@ _CHUNK = 4096
 
 
 @compiled()
-def _next(state: NDArray[np.uint64]) -> Any:
+def _next(state: NDArray[np.uint64]) -> np.uint64:
     """The next word of SFC64, whose four words of state are moved on.
 
     Source:
         Doty-Humphrey, PractRand, "sfc64"; numpy's `SFC64`.
     """
-    word = state[0] + state[1] + state[3]
+    word: np.uint64 = state[0] + state[1] + state[3]
     state[3] += _U(1)
     state[0] = state[1] ^ (state[1] >> _U(11))
     state[1] = state[2] + (state[2] << _U(3))
