@@ -6,12 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from offaxis.diagnostics.base import Tier
 from offaxis.engine import Evaluated, generator_for, mean_and_sd
 from offaxis.linalg import rounding
 from offaxis.linalg.ensembles import permutation
 from tests.updates import evaluated
 
-SHAPE = (96, 160)
+SHAPE, LARGE = (96, 160), (320, 640)
 Update = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
@@ -89,6 +90,30 @@ def test_rounding_noise_shows_no_spikes_above_the_sign_flip_edge() -> None:
     pairs = [false_spikes(seed) for seed in range(6)]
     assert max(signs for signs, _ in pairs) <= 1
     assert min(permuted for _, permuted in pairs) > 2  # the edge in common use does not hold
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("kind", ["cast", "drift 1e-6", "drift 1.5e-5"])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_rounding_noise_of_scaled_weights_shows_at_most_one_spike(kind: str, tier: Tier) -> None:
+    """Weights with strong scales of rows and columns, above the size at which tiers are one."""
+    found = []
+    for seed in range(24):
+        g = generator(seed)
+        rows, cols = (
+            torch.randn(d, generator=g, dtype=torch.float64).mul(0.6).exp() for d in LARGE
+        )
+        W = 0.02 * torch.outer(rows, cols) * torch.randn(LARGE, generator=g, dtype=torch.float64)
+        if kind == "cast":
+            W0, W1 = W, rounding.cast(W, torch.bfloat16)
+        else:
+            rms = float(kind.removeprefix("drift "))
+            W0 = rounding.cast(W, torch.bfloat16)
+            W1 = rounding.cast(W0 + rms * gaussian(W0, g), torch.bfloat16)
+        item = evaluated(W0, W1, "rank", draws=3, tier=tier)["rank"]
+        found.append(item.readings["spikes"].value)
+    assert max(found) <= 1
+    assert sum(found) <= len(found) / 3
 
 
 @pytest.mark.trials

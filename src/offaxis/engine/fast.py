@@ -15,6 +15,7 @@ from offaxis.linalg.quadrature import effective_rank
 from offaxis.linalg.shift import spectral_shift
 
 _CONVERGED = 1e-4  # residual, as a share of the largest value, of readings
+_OF_NOISE = 3e-3  # that of the largest value of a draw, whose own error is of its square
 _SMALL_UPDATE = 0.02  # of the anchor's largest singular value
 _SAFETY = 8.0  # over what the second order changes of a shift
 _RELATIVE = 1e-5  # of a shift, from products of float32 factors
@@ -83,7 +84,7 @@ def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = 
 
 def largest(delta: Tensor, seed: int) -> float:
     """Return an upper estimate of the largest singular value: the value found, and its bound."""
-    top = top_singular(delta, 1, seed=seed)
+    top = top_singular(delta, 1, seed=seed, tolerance=_OF_NOISE)
     return float(top.s[0] + top.bound[0])
 
 

@@ -153,7 +153,8 @@ def top_values(
     found = ritz(space)
     s, residual = found.s[:K], _residuals(space, found, K)
     bound = residual + _ROUNDING * torch.finfo(torch.float32).eps * s[0]
-    return TopValues(s * unit, bound * unit, _seen(space, block, unit))
+    density = _density(space, found, unit)
+    return TopValues(s * unit, bound * unit, Seen(density, density, space.first))
 
 
 _GRAM = 1536
@@ -302,12 +303,12 @@ def _completed(X: Float[Tensor, "n j"], null: Bool[Tensor, " K"]) -> Float[Tenso
 def _seen(space: Space, block: int, unit: float) -> Seen:
     """The Gauss quadrature of the start block, and that of a space without its last steps."""
     size = space.vectors.shape[0]
-    fewer = max(space.first, size - block * max(1, size // block // 4))
-    return Seen(_density(space, unit), _density(space.part(fewer), unit), space.first)
+    first = space.part(max(space.first, size - block * max(1, size // block // 4)))
+    whole, coarser = (_density(part, ritz(part), unit) for part in (space, first))
+    return Seen(whole, coarser, space.first)
 
 
-def _density(space: Space, unit: float) -> Density:
-    found = ritz(space)
+def _density(space: Space, found: Ritz, unit: float) -> Density:
     shares = found.combinations[: space.first].square().mean(0)
     if space.images is None:  # from a Gram matrix in float32: what is smaller is its rounding
         found.s[found.s < _UNTOLD * found.s[0]] = 0.0

@@ -12,7 +12,7 @@ from offaxis.linalg.debias import Corrected, Profile, summarise
 from offaxis.linalg.rounding import spacing
 
 _GROUP = 32  # columns of a tile of entries that are followed through the cast
-_TILED = 1 << 17  # entries followed
+_TILED = 1 << 16  # entries followed
 _LINES = 512  # of which the binades are counted for the lines across them
 _ROUNDS = 30
 _SETTLED = 3e-4
