@@ -16,9 +16,9 @@ def normal(g: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=g, dtype=torch.float64)
 
 
-def profile(g: torch.Generator, m: int, n: int) -> torch.Tensor:
+def profile(g: torch.Generator, m: int, n: int, width: float = 0.3) -> torch.Tensor:
     """Log-normal scales of rows and columns."""
-    return torch.outer(*(normal(g, d).mul(0.3).exp() for d in (m, n)))
+    return torch.outer(*(normal(g, d).mul(width).exp() for d in (m, n)))
 
 
 def spikes(g: torch.Generator, m: int, n: int, s: torch.Tensor) -> torch.Tensor:
@@ -26,31 +26,34 @@ def spikes(g: torch.Generator, m: int, n: int, s: torch.Tensor) -> torch.Tensor:
     return U * s @ V.T
 
 
-def weights(seed: int, m: int, n: int, *, on_grid: bool) -> torch.Tensor:
+def weights(seed: int, m: int, n: int, *, on_grid: bool, width: float = 0.3) -> torch.Tensor:
     """Gaussian bulk under row and column scales, and spikes that fall as a power law."""
     g = generator(seed)
     s = 0.06 * (m**0.5 + n**0.5) * torch.arange(1, min(m, n) // 8 + 1).double() ** -0.55
-    W = 0.02 * profile(g, m, n) * normal(g, m, n) + spikes(g, m, n, s)
+    W = 0.02 * profile(g, m, n, width) * normal(g, m, n) + spikes(g, m, n, s)
     return cast(W, BF16 if on_grid else torch.float32)
 
 
-def independent(law: str, seed: int, m: int, n: int) -> torch.Tensor:
+def independent(law: str, seed: int, m: int, n: int, width: float = 0.3) -> torch.Tensor:
     """An update of rms 1 that knows nothing of the weights."""
     g = generator(seed)
     z = normal(g, m, n)
     if law == "laplace":
         z = z.sign() * -torch.rand(m, n, generator=g, dtype=torch.float64).clamp(min=1e-300).log()
     elif law == "row_column_scales":
-        z *= profile(g, m, n)
+        z *= profile(g, m, n, width)
     return z / z.square().mean().sqrt()
 
 
-def low_rank(seed: int, m: int, n: int) -> tuple[torch.Tensor, float]:
+def low_rank(
+    seed: int, m: int, n: int, *, law: str = "gauss", width: float = 0.3
+) -> tuple[torch.Tensor, float]:
     """An update of rms 1, half of it of rank 16 and half dense, and its top spike."""
     g = generator(seed)
     s = torch.arange(1, 17).double() ** -0.7
     s *= (m * n / 2 / float(s.square().sum())) ** 0.5
-    return spikes(g, m, n, s) + normal(g, m, n) / 2**0.5, float(s[0])
+    dense = independent(law, seed + 1, m, n, width)
+    return spikes(g, m, n, s) + dense / 2**0.5, float(s[0])
 
 
 def codes(W: torch.Tensor, alpha: float = 0.3, rank: int = 64) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Random updates keep what they promise to keep."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -120,3 +120,24 @@ def test_signs_are_the_same_on_every_machine() -> None:
     D = torch.ones(1, 8)
     flip_signs_(D, 0)
     assert D.int().tolist() == [[1, -1, 1, 1, -1, -1, 1, 1]]
+
+
+@pytest.mark.parametrize("ensemble", [flip_signs_, permute_])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 4097, 70_001])
+def test_compiled_draws_are_the_plain_ones(ensemble, dtype: torch.dtype, size: int) -> None:
+    plain, quick = (torch.arange(size).to(dtype).view(1, size) for _ in range(2))
+    ensemble(plain, 2**63 + 5, kernel="plain")
+    ensemble(quick, 2**63 + 5)
+    assert torch.equal(plain, quick)
+    assert torch.equal(plain.signbit(), quick.signbit())
+
+
+def test_every_order_is_as_likely() -> None:
+    seen = torch.zeros(24)
+    orders = {order: i for i, order in enumerate(permutations(range(4)))}
+    for seed in range(4800):
+        D = torch.arange(4.0).view(2, 2)
+        permute_(D, seed)
+        seen[orders[tuple(D.int().flatten().tolist())]] += 1
+    assert float(((seen - 200).square() / 200).sum()) < 52  # 0.05 % of chi squares of 23 exceed it

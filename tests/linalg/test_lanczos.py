@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offaxis.linalg.lanczos import top_singular
+from offaxis.linalg import krylov
+from offaxis.linalg.lanczos import top_singular, top_values
 
 DOUBLE = torch.float64
 
@@ -126,3 +127,38 @@ def test_an_update_of_fewer_directions_than_asked_for(entries: list[float], doub
         for vectors in (top.left, top.right):
             eye = torch.eye(16, dtype=vectors.dtype)
             assert float((vectors.T @ vectors - eye).abs().max()) < (1e-13 if double else 1e-5)
+
+
+@pytest.mark.parametrize("count", [15, 16, 17, 40])
+def test_more_copies_than_a_block_has_vectors(count: int) -> None:
+    s = torch.cat([torch.full((count,), 2.0), torch.linspace(1, 0.1, 80)]).double()
+    found = top_singular(built((130, 200), s, 3), 20, tolerance=1e-4)
+    assert bool(((found.s - s[:20]).abs() <= found.bound).all())
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_block_of_any_width(block: int) -> None:
+    s = torch.cat([torch.tensor([3.0, 3, 2, 2, 2]), torch.linspace(1, 0.5, 60)]).double()
+    found = top_singular(built((65, 90), s, 4), 6, tolerance=1e-12, double=True, block=block)
+    torch.testing.assert_close(found.s, s[:6], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(300, 900), (900, 300), (400, 500)])
+def test_values_alone(shape: tuple[int, int]) -> None:
+    """On noise, whose values crowd at its edge, by the Gram matrix or without."""
+    D = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-5
+    truth = torch.linalg.svdvals(D.double())[:16]
+    found = top_values(D, 16)
+    torch.testing.assert_close(found.s, truth, rtol=2e-3, atol=0)
+    assert bool(((found.s - truth).abs() <= found.bound).all())
+    assert top_values(D[:3], 16).s.shape == (3,)
+    assert top_values(torch.zeros(shape), 2).s.tolist() == [0, 0]
+
+
+def test_the_compiled_product_is_the_plain_one() -> None:
+    g = torch.Generator().manual_seed(0)
+    for shape in ((1, 1), (3, 5), (131, 40), (300, 257)):
+        A, x = torch.randn(shape, generator=g), torch.randn(1, shape[1], generator=g)
+        Y, Z = krylov.of_matrix(A)(x)
+        torch.testing.assert_close(Y[0], A @ x[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(Z[0], A.T @ (A @ x[0]), rtol=1e-4, atol=1e-3)

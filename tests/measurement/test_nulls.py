@@ -6,12 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from offaxis.diagnostics.base import Tier
 from offaxis.engine import Evaluated, generator_for, mean_and_sd
 from offaxis.linalg import rounding
 from offaxis.linalg.ensembles import permutation
 from tests.updates import evaluated
 
-SHAPE = (96, 160)
+SHAPE, LARGE = (96, 160), (320, 640)
 Update = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
@@ -92,6 +93,30 @@ def test_rounding_noise_shows_no_spikes_above_the_sign_flip_edge() -> None:
 
 
 @pytest.mark.trials
+@pytest.mark.parametrize("kind", ["cast", "drift 1e-6", "drift 1.5e-5"])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_rounding_noise_of_scaled_weights_shows_at_most_one_spike(kind: str, tier: Tier) -> None:
+    """Weights with strong scales of rows and columns, above the size at which tiers are one."""
+    found = []
+    for seed in range(24):
+        g = generator(seed)
+        rows, cols = (
+            torch.randn(d, generator=g, dtype=torch.float64).mul(0.6).exp() for d in LARGE
+        )
+        W = 0.02 * torch.outer(rows, cols) * torch.randn(LARGE, generator=g, dtype=torch.float64)
+        if kind == "cast":
+            W0, W1 = W, rounding.cast(W, torch.bfloat16)
+        else:
+            rms = float(kind.removeprefix("drift "))
+            W0 = rounding.cast(W, torch.bfloat16)
+            W1 = rounding.cast(W0 + rms * gaussian(W0, g), torch.bfloat16)
+        item = evaluated(W0, W1, "rank", draws=3, tier=tier)["rank"]
+        found.append(item.readings["spikes"].value)
+    assert max(found) <= 1
+    assert sum(found) <= len(found) / 3
+
+
+@pytest.mark.trials
 def test_false_spikes_stay_rare_in_the_long_run() -> None:
     found = [false_spikes(seed)[0] for seed in range(200)]
     assert max(found) <= 1
@@ -151,3 +176,19 @@ def test_a_draw_does_not_depend_on_what_else_is_read() -> None:
         for names in (["spectral_shift"], ["spectral_shift", "rank", "norm"])
     )
     assert alone.primary("spectral_shift") == beside.primary("spectral_shift")
+
+
+@pytest.mark.parametrize("shape", [(96, 160), (300, 340)])
+def test_a_draw_has_as_many_values_as_are_read(shape: tuple[int, int]) -> None:
+    """By whichever engine: the null of a share of 16 values is that of 16 values."""
+    g = generator(6)
+    W0 = torch.randn(shape, generator=g, dtype=torch.float64)
+    D = 1e-3 * torch.randn(shape, generator=g, dtype=torch.float64)
+    found = evaluated(W0, W0 + D, "rank", "tail", draws=3)
+    s = torch.linalg.svdvals(D)
+    share = float(s[:16].square().sum() / s.square().sum())
+    for name in ("sign_flip", "permutation"):
+        nulls = {n.null: n for n in found["rank"].nulls["top16_energy"]}
+        assert nulls[name].mean == pytest.approx(share, rel=0.03)
+        hill = {n.null: n for n in found["tail"].nulls["hill"]}
+        assert hill[name].mean is not None

@@ -171,7 +171,7 @@ def test_settings_are_in_the_definition(results: ResultsFolder) -> None:
         row["definition"]
         for row in rows(results, diagnostic="masks", tensor="model.layers.1.mlp.up_proj.weight")
     }
-    assert name == "v2;alpha=0.3;rank=4;eta=0.001;as=stored"
+    assert name == "v3;alpha=0.3;rank=4;eta=0.001;as=stored"
     found = {row["definition"] for row in rows(results, diagnostic="similarity")}
     assert found == {"v1;K=4;final=20;as=stored"}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offaxis.linalg.debias import Corrected
 from offaxis.linalg.elementwise import Counts
+from offaxis.linalg.gates import OddsRatio
 from offaxis.linalg.rounding import Grid
 from offaxis.linalg.visibility import Consistency, VisibleFraction
 
@@ -210,6 +211,7 @@ class WeightUpdate:
         behind: Size of the Gaussian update that is sent through the gate as a null.
         consistency: Changes seen over changes predicted by weights whose every change shows.
         visible: Norm of the update that bf16 shows, over the norm of the one behind it.
+        odds: Of change in the principal mask, rows and columns taken into account, by eta.
     """
 
     anchor: Anchor
@@ -221,6 +223,7 @@ class WeightUpdate:
     behind: Behind | None = None
     consistency: Consistency | None = None
     visible: VisibleFraction | None = None
+    odds: Mapping[float, OddsRatio] = field(default_factory=dict)
     spectrum: Spectrum | None = None
     shift: Shift | None = None
     rotation: Rotation | None = None

@@ -31,9 +31,11 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
         stratified = gates.stratified_overlap(counts.table, weights)
         yield ClosedForm(quantity, _null("stratified", stratified, _PLACED))
     if "principal_overlap" in anchor.masks:
-        odds = gates.odds_ratio(counts.table, anchor.masks["principal_overlap"])
+        odds = _odds(update, eta)
         sd = odds.log_sd if odds is not None else None
-        reading = NullReading("independence", 1.0, sd, 0, "closed form, no relation in any binade")
+        reading = NullReading(
+            "independence", 1.0, sd, 0, "closed form, no relation in any binade, row or column"
+        )
         yield ClosedForm("odds_ratio", reading)
 
 
@@ -44,7 +46,7 @@ def _null(name: str, expected: gates.Expected | None, method: str) -> NullReadin
 
 
 @diagnostic(
-    version=2,
+    version=3,
     units={
         "principal_overlap": "fraction",
         "low_magnitude_overlap": "fraction",
@@ -93,6 +95,13 @@ def masks(
     return readings | {"odds_ratio": _odds_ratio(update, eta)}
 
 
+def _odds(update: WeightUpdate, eta: float) -> gates.OddsRatio | None:
+    """Beside what rows and columns explain; where nobody asked for that, by binades alone."""
+    weights = update.anchor.masks["principal_overlap"]
+    found = update.odds.get(eta)
+    return found or gates.odds_ratio(update.counts[eta].table, weights)
+
+
 def _odds_ratio(update: WeightUpdate, eta: float) -> Reading:
     weights = update.anchor.masks.get("principal_overlap")
     if weights is None:
@@ -100,7 +109,7 @@ def _odds_ratio(update: WeightUpdate, eta: float) -> Reading:
     counts = update.counts[eta]
     if counts.changed == 0:
         return Reading(None, 0.0, (_why_undefined(update),))
-    found = gates.odds_ratio(counts.table, weights)
+    found = _odds(update, eta)
     if found is None:
         return Reading(None, 0.0, ("no_binade_decides",))
     flags = ("mask_at_tie",) if _at_tie(update, "principal_overlap") else ()

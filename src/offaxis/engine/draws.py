@@ -1,7 +1,7 @@
 """Nulls by draw: the diagnostics themselves, read on random updates of the same anchor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
 
 Settled = Sequence[tuple[Diagnostic, Settings]]
 
+_BLOCK = 1 << 18  # entries rounded at a time, in cache
 _SMALL = 256
 """Up to this dimension the exact tier is as quick as the fast one."""
 
@@ -94,8 +95,8 @@ def _facts(
 ) -> WeightUpdate:
     """The facts of a random update, by the quicker engine whose bounds are met."""
     if "counts" in needs:
-        counts = {eta: _counted(anchor, delta, eta) for eta in update.counts}
-        update = replace(update, counts=counts)
+        counts = _counted(anchor, delta, update.counts)
+        update = replace(update, counts=counts, odds={})
     if not needs - {"counts"}:
         return update
     if anchor.facts.p <= _SMALL:
@@ -127,10 +128,13 @@ def _exactly(
     return found
 
 
-def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
-    """Count a random update's changes; float32 is fine enough a step towards bf16."""
-    current = (delta + anchor.W).float()
-    return count(anchor.W, current, anchor.codes, eta, strata=anchor.strata)
+def _counted(anchor: PreparedAnchor, delta: Tensor, etas: Iterable[float]) -> dict[float, Counts]:
+    """Count a random update's changes in bf16; float32 is fine enough a step towards it."""
+    current = torch.empty_like(delta, dtype=torch.bfloat16)
+    parts = (X.split(max(1, _BLOCK // delta.shape[1])) for X in (current, delta, anchor.W))
+    for rounded, step, W in zip(*parts, strict=True):
+        rounded.copy_((step + W).float())
+    return {eta: count(anchor.W, current, anchor.codes, eta, strata=anchor.strata) for eta in etas}
 
 
 def mean_and_sd(sample: Sequence[float | None]) -> tuple[float | None, float | None]:

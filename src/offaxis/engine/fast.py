@@ -10,7 +10,7 @@ from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.engine.request import Request
 from offaxis.linalg import turning
-from offaxis.linalg.lanczos import TopSingular, top_singular
+from offaxis.linalg.lanczos import TopSingular, TopValues, top_singular, top_values
 from offaxis.linalg.projection import (
     Projection,
     coarse_energy_inside,
@@ -20,6 +20,8 @@ from offaxis.linalg.projection import (
 from offaxis.linalg.quadrature import effective_rank
 from offaxis.linalg.shift import spectral_shift
 
+_CONVERGED = 1e-4  # residual, as a share of the largest value, of readings
+_OF_NOISE = 3e-3  # that of the largest value of a draw, whose own error is of its square
 _SMALL_UPDATE = 0.02  # of the anchor's largest singular value
 _SAFETY = 8.0  # over what the second order changes of a shift
 _RELATIVE = 1e-5  # of a shift, from products of float32 factors
@@ -46,16 +48,20 @@ def decompose(
         drawn: For a random update, of which the leading blocks are enough and no vectors are kept.
     """
     request = anchor.request
-    top = top_singular(delta, _wanted(request, drawn=drawn), seed=seed)
-    found = Parts(kept={} if drawn else leading_of(top, request.vectors))
-    if "spectrum" in needs:
-        found = found.beside(Parts(spectrum=_spectrum(delta, top, norm, seed)))
+    if drawn:
+        found, above = _drawn(delta, request, norm, seed, needs)
+    else:
+        top = top_singular(delta, request.values, seed=seed, tolerance=_CONVERGED)
+        found = Parts(kept=leading_of(top, request.vectors))
+        if "spectrum" in needs:
+            found = found.beside(Parts(spectrum=_spectrum(delta, top, norm)))
+        above = float(top.s[0] + top.bound[0])
     if anchor.basis is None or anchor.facts.is_zero or not needs & {"shift", "rotation", "blocks"}:
         return found
     whole = "blocks" in needs and not drawn
     projection = project(anchor.basis, delta, max(request.k, 1), whole=whole)
     shift = _shift(projection) if "shift" in needs else None
-    rotation = _rotation(projection, top) if "rotation" in needs and request.k else None
+    rotation = _rotation(projection, above) if "rotation" in needs and request.k else None
     blocks = None
     if "blocks" in needs:
         reaches = whole or request.block <= projection.t
@@ -97,20 +103,26 @@ def blocks(anchor: PreparedAnchor, delta: Tensor, norm: float, *, drawn: bool = 
 
 def largest(delta: Tensor, seed: int) -> float:
     """Return an upper estimate of the largest singular value: the value found, and its bound."""
-    top = top_singular(delta, 1, seed=seed)
+    top = top_singular(delta, 1, seed=seed, tolerance=_OF_NOISE)
     return float(top.s[0] + top.bound[0])
 
 
-def _wanted(request: Request, *, drawn: bool) -> int:
-    return request.values if not drawn else max(request.values - request.vectors, 1)
+def _drawn(
+    delta: Tensor, request: Request, norm: float, seed: int, needs: frozenset[Need]
+) -> tuple[Parts, float]:
+    """The spectrum of a random update, and its largest value from above."""
+    if "spectrum" not in needs:
+        return Parts(), largest(delta, seed)
+    top = top_values(delta, request.drawn, seed=seed)
+    return Parts(spectrum=_spectrum(delta, top, norm)), float(top.s[0] + top.bound[0])
 
 
-def _spectrum(delta: Tensor, top: TopSingular, norm: float, seed: int) -> Spectrum:
+def _spectrum(delta: Tensor, top: TopSingular | TopValues, norm: float) -> Spectrum:
     return Spectrum(
         top=top.s,
         bound=top.bound,
         energy=norm**2,
-        effective_rank=Estimate(*effective_rank(delta, seed=seed, top=top)),
+        effective_rank=Estimate(*effective_rank(delta, top=top, energy=norm**2)),
         is_whole=top.s.numel() == min(delta.shape),
         tier="fast",
     )
@@ -123,8 +135,7 @@ def _shift(projection: Projection) -> Shift:
     return Shift(Estimate(found.value, bound), found.validity, "fast")
 
 
-def _rotation(projection: Projection, top: TopSingular) -> Rotation | None:
-    above = float(top.s[0] + top.bound[0])
+def _rotation(projection: Projection, above: float) -> Rotation | None:
     if above > _SMALL_UPDATE * float(projection.s[0]) * projection.unit:
         return None  # beyond it the refinement's own estimate of its error is no bound
     try:

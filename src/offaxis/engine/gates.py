@@ -10,6 +10,8 @@ from offaxis.diagnostics.base import Behind, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.linalg import visibility
 from offaxis.linalg.elementwise import Counts
+from offaxis.linalg.gates import OddsRatio, odds_ratio
+from offaxis.linalg.lines import chance_of_lines
 from offaxis.linalg.rounding import true_rms
 from offaxis.linalg.visibility import OpenSteps, VisibleFraction
 
@@ -29,7 +31,24 @@ def through_the_gate(anchor: PreparedAnchor, update: WeightUpdate, current: Tens
         behind=_behind(anchor, update, counts),
         consistency=consistency,
         visible=_visible(anchor, update, counts, steps),
+        odds=_odds(anchor, update, current),
     )
+
+
+def _odds(anchor: PreparedAnchor, update: WeightUpdate, current: Tensor) -> dict[float, OddsRatio]:
+    """How much more often principal weights change than others of their binade, row and column."""
+    weights, codes = anchor.facts.masks.get("principal_overlap"), anchor.codes
+    if weights is None or codes is None:
+        return {}
+    found = {}
+    for eta, counts in update.counts.items():
+        if counts.changed == 0:
+            continue
+        chance = chance_of_lines(anchor.W, current, codes, counts.table, weights, eta=eta)
+        odds = odds_ratio(counts.table, weights, chance)
+        if odds is not None:
+            found[eta] = odds
+    return found
 
 
 def _behind(anchor: PreparedAnchor, update: WeightUpdate, counts: Counts) -> Behind:

@@ -13,6 +13,7 @@ from offaxis.linalg.sums import frobenius
 
 _CONVERGED = 1e-12  # residual, as a share of the largest value, at which Lanczos is exact
 _STEPS = 400
+_COARSE = 1e-4  # residual of the fast tier
 _SMALL = 512  # up to it the whole spectrum is as quick
 
 
@@ -27,10 +28,16 @@ def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
     if tier == "exact" and min(delta.shape) <= _SMALL:
         found = exact.leading(delta, vectors)
     elif tier == "fast":
-        found = leading_of(top_singular(delta, wanted, seed=seed), vectors)
+        found = leading_of(top_singular(delta, wanted, seed=seed, tolerance=_COARSE), vectors)
     else:
         top = top_singular(
-            delta, wanted, seed=seed, tolerance=_CONVERGED, max_steps=_STEPS, double=True
+            delta,
+            wanted,
+            seed=seed,
+            tolerance=_CONVERGED,
+            max_steps=_STEPS,
+            double=True,
+            block=1,
         )
         is_done = bool((top.residual[:vectors] <= _CONVERGED * top.s[0]).all())
         found = leading_of(top, vectors) if is_done else exact.leading(delta, vectors)

@@ -23,6 +23,7 @@ class Request:
         block: Of the principal block whose energy is wanted.
         vectors: Leading singular vectors of dW that are kept.
         values: Leading singular values of dW that are wanted in any tier.
+        drawn: Those of a random update, none of whose vectors are kept.
     """
 
     tier: Tier
@@ -35,6 +36,7 @@ class Request:
     block: int = 0
     vectors: int = 0
     values: int = 0
+    drawn: int = 0
 
     @property
     def is_anchored(self) -> bool:
@@ -84,7 +86,7 @@ def request_for(
     if not 1 <= k <= p:
         k = 0
         needs -= {"rotation"}
-    values = max(vectors + 1, TOP, settings.get("tail", {}).get("k", 1))
+    drawn = max(TOP, settings.get("tail", {}).get("k", 1))
     return replace(
         counted,
         needs=frozenset(needs),
@@ -93,5 +95,6 @@ def request_for(
         k=k,
         block=block if 1 <= block <= p else 0,
         vectors=min(vectors, p),
-        values=min(values, p),
+        values=min(max(vectors + 1, drawn), p),
+        drawn=min(drawn, p),
     )

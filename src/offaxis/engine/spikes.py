@@ -9,8 +9,8 @@ from torch import Tensor
 from offaxis.diagnostics.base import Spectrum, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import generator_for
-from offaxis.linalg.debias import correct, noise_profile
-from offaxis.linalg.restoration import restore_spikes
+from offaxis.linalg.debias import Profile, correct, noise_profile
+from offaxis.linalg.restoration import Entries, restore_spikes
 
 
 def above_edge(
@@ -35,9 +35,15 @@ def above_edge(
     is_hidden = update.storage == torch.bfloat16 and facts.grid.on_grid and seen is not None
     if is_hidden and seen is not None and 0 < found.spikes <= K:
         rms = update.rms / max(seen.value, torch.finfo(torch.float64).tiny)
-        vectors = left[:, : found.spikes], right[:, : found.spikes]
-        generator = generator_for(key, "restore")
-        found = restore_spikes(found, *vectors, anchor.W.bfloat16(), rms=rms, generator=generator)
+        found = restore_spikes(
+            found,
+            left[:, : found.spikes],
+            right[:, : found.spikes],
+            anchor.W.bfloat16(),
+            behind=Entries(rms, seen.kurtosis),
+            visible=Profile(*energies),
+            generator=generator_for(key, "restore"),
+        )
     return replace(update, spectrum=replace(spectrum, edge=edge, corrected=found))
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from offaxis.linalg.lines import Chance
 from offaxis.linalg.rounding import Grid, passing
 
 
@@ -117,14 +118,19 @@ class OddsRatio(NamedTuple):
 
 
 def odds_ratio(
-    table: Int64[Tensor, "256 codes 2"], weights: Float64[Tensor, " codes"]
+    table: Int64[Tensor, "256 codes 2"],
+    weights: Float64[Tensor, " codes"],
+    chance: Chance | None = None,
 ) -> OddsRatio | None:
     """Return the odds of change inside a mask over those outside, binade by binade.
 
     The Mantel-Haenszel estimate: 1 where the update ignores the mask, below 1 where it avoids it,
-    whatever the law of the update and however the gate closes with magnitude. None where either
-    side of the comparison is empty in every binade: nothing changed, everything did, the mask
-    holds none or all.
+    whatever the law of the update and however the gate closes with magnitude. What rows and columns
+    explain, whose sizes in weights and update may agree by chance, is taken out where it is given,
+    and the standard error grows by the share of the mask that they explain; without it, the
+    standard error holds for updates whose rows and columns are alike. None where either side of
+    the comparison is empty in every binade: nothing changed, everything did, the mask holds none or
+    all.
 
     Source:
         Mantel & Haenszel 1959, doi:10.1093/jnci/22.4.719; the standard error is that of Robins,
@@ -142,7 +148,12 @@ def odds_ratio(
         + float((agree * S + differ * R).sum()) / (2 * right * wrong)
         + float((differ * S).sum()) / (2 * wrong**2)
     )
-    return OddsRatio(right / wrong, math.sqrt(variance))
+    if chance is None:
+        return OddsRatio(right / wrong, math.sqrt(variance))
+    left = 1 - chance.explained
+    own = (right - wrong - chance.difference) / left
+    half = min(max((right - wrong - own) / 2, -0.99 * wrong), 0.99 * right)
+    return OddsRatio((right - half) / (wrong + half), math.sqrt(variance / left))
 
 
 class _Strata(NamedTuple):

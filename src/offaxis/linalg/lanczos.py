@@ -1,4 +1,4 @@
-"""The largest singular values and vectors by Golub-Kahan-Lanczos bidiagonalisation."""
+"""The largest singular values and vectors of a matrix, from Krylov spaces."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,30 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from offaxis.linalg.krylov import Operator, Ritz, Space, grow, of_gram, of_matrix, refined, ritz
 from offaxis.linalg.products import in_units, largest, product, unit_of
 
-_CHECK_EVERY = 8
+_BLOCK = 16  # vectors that are multiplied for the price of a few
+_WIDER = 4  # how much larger a space of blocks may grow than one of vectors
+_FIRST_CHECK, _CHECK_EVERY = 6, 3  # steps of a block
 _COPY_STEPS = 8  # enough to see a value equal to one that was found
+_ROUNDING = 32
+_UNTOLD = 2.0**-10  # of the largest value, what a Gram matrix in float32 does not tell from 0
+
+
+class Density(NamedTuple):
+    """What the random start of a space saw of the spectrum: its values, and the share of each."""
+
+    values: Float64[Tensor, " j"]
+    shares: Float64[Tensor, " j"]
+
+
+class Seen(NamedTuple):
+    """The density that a space saw, that of its first part, and from how many random vectors."""
+
+    density: Density
+    coarser: Density
+    probes: int
 
 
 class TopSingular(NamedTuple):
@@ -21,7 +41,8 @@ class TopSingular(NamedTuple):
         right: Right vectors, as columns.
         residual: Of each triple, $\lVert Av-su\rVert$ and $\lVert A^\top u-sv\rVert$ together.
         bound: Absolute error of each value.
-        steps: Products with A and its transpose that were taken.
+        steps: Products with A and its transpose that were taken, of a vector or a block.
+        seen: Of the whole spectrum.
     """
 
     left: Float[Tensor, "m K"]
@@ -30,23 +51,15 @@ class TopSingular(NamedTuple):
     residual: Float64[Tensor, " K"]
     bound: Float64[Tensor, " K"]
     steps: int
+    seen: Seen
 
 
-class Chain(NamedTuple):
-    """A bidiagonalisation A V = U B, A'U = V B' + remainder v e': B is upper bidiagonal."""
+class TopValues(NamedTuple):
+    """The K largest singular values, with their bounds and what was seen of the others."""
 
-    left: Float[Tensor, "m j"]
-    right: Float[Tensor, "n j"]
-    diagonal: list[float]
-    above: list[float]
-
-    def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The SVD of B and the residual of each triple."""
-        size = len(self.diagonal)
-        B = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
-        B += torch.diag(torch.tensor(self.above[: size - 1], dtype=torch.float64), 1)
-        P, s, Qh = torch.linalg.svd(B)
-        return P, s, Qh.T, self.above[size - 1] * P[-1].abs()
+    s: Float64[Tensor, " K"]
+    bound: Float64[Tensor, " K"]
+    seen: Seen
 
 
 def top_singular(
@@ -54,130 +67,154 @@ def top_singular(
     K: int = 1,
     *,
     seed: int = 0,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     max_steps: int = 64,
     double: bool = False,
+    block: int = _BLOCK,
 ) -> TopSingular:
     r"""Return the K largest singular triples of a matrix.
 
-    Full reorthogonalisation; the start vector comes from `seed` alone. Each value is never above
-    the true one but for rounding. Its error is at most its residual r, and $r^2/2g$ (Kato-Temple)
-    with g the gap to the next value found; for K > 1 a second start vector looks for further
-    copies of equal values.
+    The Krylov space of A'A on the shorter side, grown by blocks of min(K, `block`) vectors from a
+    random start; its vectors are kept orthonormal, and values are taken from their images under
+    A. Each value is never above the true one but for rounding. Its error is at most its residual
+    r, and $r^2/2g$ (Kato-Temple) with g the gap to the next value found. A block sees as many
+    copies of a value as it has vectors; where so many are found, a second start looks for more.
 
     Args:
         D: The matrix.
         K: How many triples; at most min(m, n) are returned.
         seed: Of the start vectors.
         tolerance: Residual, as a share of the largest value, at which to stop.
-        max_steps: Most steps of one bidiagonalisation. What was reached is in `residual`.
+        max_steps: Most vectors of the space of one start; four times as many where it grows by
+            blocks. What was reached is in `residual`.
         double: Work in float64 instead of float32.
+        block: Vectors that are multiplied at once: fewer reach further in a space of a given size.
 
     Returns:
         The triples. The vectors of a value 0 are arbitrary.
 
     Source:
-        Golub & Kahan 1965, doi:10.1137/0702016; Parlett 1998, "The Symmetric Eigenvalue Problem",
-        section 11.5.
+        Golub & Kahan 1965, doi:10.1137/0702016; Golub & Underwood 1977 (blocks); Parlett 1998,
+        "The Symmetric Eigenvalue Problem", sections 11.5 and 13.10.
     """
     dtype = torch.float64 if double else torch.float32
     unit = unit_of(largest(D))
     is_wide = D.shape[0] < D.shape[1]
     A = in_units(D.T if is_wide else D, unit, dtype)
     K = min(K, *D.shape)
-    found = _Triples(
-        A.new_zeros(A.shape[0], 0),
-        A.new_zeros(0, dtype=torch.float64),
-        A.new_zeros(A.shape[1], 0),
-        A.new_zeros(0, dtype=torch.float64),
-    )
-    taken = 0
-    while taken == 0 or found.s.numel() < min(A.shape):
-        steps = max_steps if taken == 0 else min(max_steps, _COPY_STEPS)
-        wanted = K if taken == 0 else 1
-        noise = 32 * torch.finfo(dtype).eps * float(found.s[0]) if taken else 0.0
-        chain = bidiagonalise(
+    wanted, block = min(K + 1, *D.shape), min(K, block)  # one more, for the last one's gap
+    most = max_steps if block == 1 else _WIDER * max(max_steps, K)
+    operator = of_matrix(A)
+    space, steps = _grown(operator, A, block, seed, K=K, tolerance=tolerance, most=most)
+    found = _triples(A, space, wanted, tolerance)
+    while K > 1 and _may_hide_copies(found, K, block, tolerance, min(A.shape)):
+        more, taken = _grown(
+            operator,
             A,
-            seed + taken,
-            max_steps=steps,
-            wanted=wanted,
+            block,
+            seed + steps,
+            K=K,
             tolerance=tolerance,
-            locked=found.right,
-            noise=noise,
+            most=_COPY_STEPS * block,
+            locked=found.right.T,
         )
-        taken += len(chain.diagonal)
-        more = _found(chain, K + 1)  # one more, for the last one's gap
-        if taken and float(more.s[0]) <= noise:
-            break  # nothing is left but the rounding of what was found
-        is_copy = found.s.numel() < K or bool(
-            more.s[0] > found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0]
-        )
-        if not is_copy:
+        steps += taken
+        others = _triples(A, more, wanted, tolerance)
+        known = float(found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0])
+        if float(others.s[0]) <= known:
             break
-        found = _merged(found, more, max(K + 1, found.s.numel() + 1))
-        if K == 1:
-            break
-    top = _bounded(found, K, unit, taken, torch.finfo(dtype).eps)
+        found = _merged(found, others, found.s.numel() + block)
+    top = _bounded(found, K, unit, steps, _seen(space, block, unit))
     return top._replace(left=top.right, right=top.left) if is_wide else top
 
 
-def bidiagonalise(
-    A: Float[Tensor, "m n"],
+def top_values(
+    D: Float[Tensor, "m n"], K: int, *, seed: int = 0, tolerance: float = 0.02, steps: int = 24
+) -> TopValues:
+    """Return the K largest singular values alone, to what a null needs of them.
+
+    As `top_singular`, by way of the Gram matrix where the shorter side is so short that many
+    products with it are cheaper than few with the matrix.
+
+    Args:
+        D: The matrix.
+        K: How many values; at most min(m, n) are returned.
+        seed: Of the start vectors.
+        tolerance: Residual, as a share of the largest value, at which to stop.
+        steps: Products with A'A at most, of a block of 16 vectors.
+    """
+    unit = unit_of(largest(D))
+    is_wide = D.shape[0] < D.shape[1]
+    A = in_units(D.T if is_wide else D, unit, torch.float32)
+    K, block = min(K, *D.shape), min(_BLOCK, *D.shape)
+    short = A.shape[1] <= _GRAM and 2 * A.shape[1] <= A.shape[0]
+    operator = of_gram(product(A.T, A)) if short else of_matrix(A)
+    space, _ = _grown(operator, A, block, seed, K=K, tolerance=tolerance, most=steps * block)
+    found = ritz(space)
+    s, residual = found.s[:K], _residuals(space, found, K)
+    bound = residual + _ROUNDING * torch.finfo(torch.float32).eps * s[0]
+    density = _density(space, found, unit)
+    return TopValues(s * unit, bound * unit, Seen(density, density, space.first))
+
+
+_GRAM = 1536
+"""Shorter side up to which a Gram matrix is quicker than ten products of blocks."""
+
+
+def _grown(
+    operator: Operator,
+    A: Tensor,
+    block: int,
     seed: int,
     *,
-    max_steps: int,
-    wanted: int = 0,
-    tolerance: float = 0.0,
-    locked: Float[Tensor, "n l"] | None = None,
-    noise: float = 0.0,
-) -> Chain:
-    """Return a bidiagonalisation from a random right vector, orthogonal to the locked ones.
-
-    It ends after `max_steps`, when the leading `wanted` residuals are below `tolerance` times the
-    largest value, or when the space is exhausted: when what is left is below `noise` or rounding.
-    """
-    m, n = A.shape
-    held = 0 if locked is None else locked.shape[1]
-    rank = max(1, min(max_steps, m, n - held))
-    # vectors are rows, so that the ones in use are contiguous
-    U, V = A.new_zeros(rank, m), A.new_zeros(held + rank, n)
-    if locked is not None:
-        V[:held] = locked.T
+    K: int,
+    tolerance: float,
+    most: int,
+    locked: Tensor | None = None,
+) -> tuple[Space, int]:
+    """Grow a space until its K leading residuals are below the tolerance."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 1, generator=generator, dtype=torch.float64).to(A)
-    chain = Chain(U.T, V[held:].T, [], [])
-    size = _orthogonalised(x, V[:held])
-    for j in range(rank):
-        V[held + j] = x[:, 0] / size if size > 0 else x[:, 0]
-        y = product(A, V[held + j, :, None])
-        chain.diagonal.append(_orthogonalised(y, U[:j]))
-        negligible = max(noise, 4 * torch.finfo(A.dtype).eps * max(chain.diagonal))
-        size = 0.0
-        if chain.diagonal[j] > negligible:
-            U[j] = y[:, 0] / chain.diagonal[j]
-            x = product(A.T, U[j, :, None])
-            size = _orthogonalised(x, V[: held + j + 1])
-        chain.above.append(size)
-        if size <= negligible or _has_converged(chain, wanted, tolerance):
+    n = A.shape[1]
+    start = torch.randn(block, n, generator=generator, dtype=torch.float64).to(A)
+    steps = 0
+    for space in grow(operator, start, generator, most=most, locked=locked):
+        steps += 1
+        if _is_due(steps, K, block) and _has_converged(space, min(K, n), tolerance):
             break
-    length = len(chain.diagonal)
-    return Chain(U[:length].T, V[held : held + length].T, chain.diagonal, chain.above)
+    return refined(space), steps
 
 
-def _has_converged(chain: Chain, wanted: int, tolerance: float) -> bool:
-    steps = len(chain.diagonal)
-    if not wanted or steps < wanted or steps % _CHECK_EVERY:
+def _is_due(steps: int, K: int, block: int) -> bool:
+    """Whether it is time to look for convergence: what that costs grows with the space."""
+    if block == 1:
+        return steps % (2 if K == 1 else 8) == 0
+    return steps >= _FIRST_CHECK and steps % _CHECK_EVERY == 0
+
+
+def _has_converged(space: Space, K: int, tolerance: float) -> bool:
+    if space.vectors.shape[0] < K + 1:
         return False
-    _, s, _, residual = chain.triples()
-    return bool((residual[:wanted] <= tolerance * s[0]).all())
+    found = ritz(space)
+    resolved = tolerance * found.s[0] + _rounding(found, K, space.vectors.dtype)
+    return bool((_residuals(space, found, K) <= resolved).all())
 
 
-def _orthogonalised(x: Float[Tensor, "n 1"], rows: Float[Tensor, "j n"]) -> float:
-    """Take out of x, in place, what lies in the span of the rows, twice; return its norm then."""
-    if rows.shape[0]:
-        for _ in range(2):
-            x -= product(rows.T, product(rows, x))
-    return float(torch.linalg.vector_norm(x))
+def _rounding(found: Ritz, K: int, dtype: torch.dtype) -> Float64[Tensor, " K"]:
+    """What rounding in A'A leaves of residuals: of small values more than of large ones."""
+    eps = torch.finfo(dtype).eps
+    first = float(found.s[0])
+    left: Tensor = 4 * eps * first**2 / found.s[:K].clamp(min=eps * first + 1e-300)
+    return left
+
+
+def _residuals(space: Space, found: Ritz, K: int) -> Float64[Tensor, " K"]:
+    """The norms of A'Av/s - sv for the K leading vectors."""
+    Q, s = found.combinations[:, :K].T, found.s[:K, None]
+    back = product(Q.to(space.returned), space.returned).double()
+    here = product(Q.to(space.vectors), space.vectors).double()
+    tiny = torch.finfo(space.vectors.dtype).eps * float(found.s[0]) + 1e-300
+    left: Tensor = torch.linalg.vector_norm(back / s.clamp(min=tiny) - s * here, dim=1)
+    return left
 
 
 class _Triples(NamedTuple):
@@ -187,11 +224,39 @@ class _Triples(NamedTuple):
     residual: Tensor
 
 
-def _found(chain: Chain, K: int) -> _Triples:
-    P, s, Q, residual = chain.triples()
-    left = product(chain.left, P[:, :K].to(chain.left))
-    right = product(chain.right, Q[:, :K].to(chain.right))
-    return _Triples(left, s[:K], right, residual[:K])
+def _triples(A: Tensor, space: Space, K: int, tolerance: float) -> _Triples:
+    """The K leading triples of a space.
+
+    Where rounding in A'A would show in their residuals, left vectors are made orthonormal and sent
+    through the transpose once more.
+    """
+    assert space.images is not None
+    found = ritz(space, whole=True)
+    K = min(K, found.s.numel())
+    Q, s = found.combinations[:, :K].T.to(space.vectors), found.s[:K]
+    eps = torch.finfo(space.vectors.dtype).eps
+    right = product(Q, space.vectors)
+    left = product(Q, space.images).double() / s.clamp(min=eps * float(s[0]) + 1e-300)[:, None]
+    residual = _residuals(space, found, K)
+    if float(_rounding(found, K, space.vectors.dtype)[-1]) > 0.1 * tolerance * float(s[0]):
+        U, R = torch.linalg.qr(left.T)
+        left = (U * R.diagonal().sign()).T
+        ours = left.to(space.vectors)
+        back = product(A.T, ours.T).T.double() - s[:, None] * right.double()
+        forth = product(A, right.T).T.double() - s[:, None] * left
+        residual = torch.hypot(*(torch.linalg.vector_norm(x, dim=1) for x in (back, forth)))
+    return _Triples(left.to(space.vectors).T, s, right.T, residual)
+
+
+def _may_hide_copies(found: _Triples, K: int, block: int, tolerance: float, p: int) -> bool:
+    """Whether so many values are equal, as far as they are known, that a block may miss some."""
+    if found.s.numel() < block or found.right.shape[1] >= p:
+        return False
+    s, r = found.s[:K], found.residual[:K]
+    if float(s[-1]) <= _ROUNDING * torch.finfo(found.left.dtype).eps * float(s[0]):
+        return False
+    spread = s[: len(s) - block + 1] - s[block - 1 :]
+    return bool((spread <= tolerance * s[0] + r[: len(spread)] + r[block - 1 :]).any())
 
 
 def _merged(a: _Triples, b: _Triples, count: int) -> _Triples:
@@ -205,21 +270,23 @@ def _merged(a: _Triples, b: _Triples, count: int) -> _Triples:
     )
 
 
-def _bounded(found: _Triples, K: int, unit: float, steps: int, eps: float) -> TopSingular:
+def _bounded(found: _Triples, K: int, unit: float, steps: int, seen: Seen) -> TopSingular:
+    eps = torch.finfo(found.left.dtype).eps
     missing = max(0, K - found.s.numel())
     s = torch.nn.functional.pad(found.s, (0, missing))
     r = torch.nn.functional.pad(found.residual, (0, missing))
     below = torch.cat([s[1:] + r[1:], s.new_zeros(1)])
     gap = (s - below).clamp(min=1e-300)
-    bound = torch.minimum(r, r.square() / gap) + 32 * eps * s[:1]
-    null = s[:K] <= 32 * eps * s[0]
+    null = s <= _ROUNDING * eps * s[0]
+    bound = torch.minimum(r, r.square() / gap).where(~null, 0.0) + _ROUNDING * eps * s[0]
     return TopSingular(
-        left=_completed(found.left, null),
-        s=s[:K].where(~null, 0.0) * unit,
-        right=_completed(found.right, null),
-        residual=r[:K] * unit,
+        left=_completed(found.left, null[:K]),
+        s=s[:K].where(~null[:K], 0.0) * unit,
+        right=_completed(found.right, null[:K]),
+        residual=r[:K].where(~null[:K], 0.0) * unit,
         bound=bound[:K] * unit,
         steps=steps,
+        seen=seen,
     )
 
 
@@ -231,3 +298,18 @@ def _completed(X: Float[Tensor, "n j"], null: Bool[Tensor, " K"]) -> Float[Tenso
     generator = torch.Generator().manual_seed(0)
     fill = torch.randn(X.shape[0], null.numel() - kept.shape[1], generator=generator).to(X)
     return torch.cat([kept, torch.linalg.qr(torch.cat([kept, fill], 1)).Q[:, kept.shape[1] :]], 1)
+
+
+def _seen(space: Space, block: int, unit: float) -> Seen:
+    """The Gauss quadrature of the start block, and that of a space without its last steps."""
+    size = space.vectors.shape[0]
+    first = space.part(max(space.first, size - block * max(1, size // block // 4)))
+    whole, coarser = (_density(part, ritz(part), unit) for part in (space, first))
+    return Seen(whole, coarser, space.first)
+
+
+def _density(space: Space, found: Ritz, unit: float) -> Density:
+    shares = found.combinations[: space.first].square().mean(0)
+    if space.images is None:  # from a Gram matrix in float32: what is smaller is its rounding
+        found.s[found.s < _UNTOLD * found.s[0]] = 0.0
+    return Density(found.s * unit, shares)

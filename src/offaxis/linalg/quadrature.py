@@ -8,14 +8,18 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offaxis.linalg import ranks
-from offaxis.linalg.lanczos import TopSingular, bidiagonalise
+from offaxis.linalg.lanczos import Density, Seen, TopSingular, TopValues, top_singular
 from offaxis.linalg.products import in_units, largest, product, unit_of
+from offaxis.linalg.sums import frobenius
 
 EXACT_BELOW = 512
 """Smaller dimension up to which the whole spectrum is computed instead."""
 
 _RESOLVED = 1e-5  # share of the energy that float32 tells from zero
 _DEVIATIONS = 4  # standard errors in the bound
+_FEW = 4  # vectors of which a space sees too little
+_CONVERGED = 1e-3  # residual of a triple that is counted as it is
+_PROBES, _STEPS = 8, 8  # of a space that is made for this alone
 
 
 class Estimate(NamedTuple):
@@ -25,65 +29,70 @@ class Estimate(NamedTuple):
     bound: float
 
 
-class _Density(NamedTuple):
-    """A discrete approximation of the spectrum: singular values and how many of each."""
-
-    values: Float64[Tensor, " j"]
-    counts: Float64[Tensor, " j"]
-
-
 def effective_rank(
     D: Float[Tensor, "m n"],
     *,
     seed: int = 0,
-    probes: int = 2,
-    steps: int = 16,
-    top: TopSingular | None = None,
+    top: TopSingular | TopValues | None = None,
+    energy: float | None = None,
 ) -> Estimate:
     r"""Return $\exp(-\sum_i p_i\log p_i)$, $p = s/\sum s$, estimated from random vectors.
 
-    A vector z on the shorter side sees the spectrum as the Gauss quadrature of its
-    bidiagonalisation. The known $\lVert D\rVert_F^2$ serves as control variate, and triples already
-    found are taken out and counted exactly. The bound is 4 standard errors, those of a Gaussian
-    probe of the estimated spectrum, and what the last steps of the quadrature changed.
+    A vector z on the shorter side sees the spectrum as the Gauss quadrature of its Krylov space,
+    and a block sees it as often as it has vectors. The known $\lVert D\rVert_F^2$ serves as
+    control variate, and triples already found are taken out and counted exactly. The bound is 4
+    standard errors, those of Gaussian probes of the estimated spectrum, and what the last steps of
+    the quadrature changed.
 
     Args:
         D: The matrix; up to a smaller dimension of 512 its spectrum is computed exactly.
-        seed: Of the probes.
-        probes: How many.
-        steps: Of each bidiagonalisation.
-        top: Singular triples of D, of which those converged to 1e-3 are used.
+        seed: Of the probes, where they are made here.
+        top: Singular triples of D, of which those converged to 1e-3 are counted as they are, or its
+            values alone; what their space saw is used where it grew from at least 4 vectors.
+        energy: The squared Frobenius norm, where it is known.
 
     Returns:
         The estimate, in [1, p]; 0 with bound 0 for the zero matrix.
 
     Source:
-        Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974; Roy & Vetterli 2007 (the effective rank).
+        Ubaru, Chen & Saad 2017, doi:10.1137/16M1104974; Golub & Meurant 2010, "Matrices, Moments
+        and Quadrature", chapter 4 (blocks); Roy & Vetterli 2007 (the effective rank).
     """
     size = largest(D)
     if size == 0:
         return Estimate(0.0, 0.0)
-    unit = unit_of(size)
-    A = in_units(D, unit, torch.float32)
-    p = min(A.shape)
+    p = min(D.shape)
     if p <= EXACT_BELOW:
-        return _exact(A)
-    A = A.T if A.shape[0] <= A.shape[1] else A
-    found, locked = _known(top, unit, A, D.shape[0] <= D.shape[1])
-    energy = float(torch.linalg.vector_norm(A)) ** 2
+        return _exact(in_units(D, unit_of(size), torch.float32))
+    if top is None or top.seen.probes < _FEW:
+        steps = _PROBES * _STEPS
+        top = top_singular(D, _PROBES, seed=seed + 1, tolerance=0.0, max_steps=steps // 4)
+    found = top.s[:0]
+    if isinstance(top, TopSingular):
+        found = top.s[top.residual <= _CONVERGED * top.s]
+    return _rank_of(found, top.seen, frobenius(D) ** 2 if energy is None else energy, p)
+
+
+def _rank_of(found: Float64[Tensor, " l"], seen: Seen, energy: float, p: int) -> Estimate:
+    """The effective rank of p values of a known energy, from leading ones and what was seen."""
+    unit = math.sqrt(energy)
     rest, free = energy - float(found.square().sum()), p - found.numel()
-    known = rest if rest > _RESOLVED * energy else None
-    chains = [bidiagonalise(A, seed + 1 + i, max_steps=steps, locked=locked) for i in range(probes)]
-    values = []
-    for fewer in (0, max(2, steps // 4)):
-        nodes = [_nodes(*(chain.diagonal, chain.above), fewer=fewer) for chain in chains]
-        density = _Density(
-            torch.cat([x for x, _ in nodes]), torch.cat([w for _, w in nodes]) * free / probes
-        )
-        values.append(_entropy_rank(found, density, known, free, probes))
+    known = rest / energy if rest > _RESOLVED * energy else None
+    values = [
+        _entropy_rank(found / unit, _beside(found, density, unit, free), known, free, seen.probes)
+        for density in (seen.density, seen.coarser)
+    ]
     (value, deviation), (coarser, _) = values
     bound = value * math.expm1(_DEVIATIONS * deviation) + 2 * abs(value - coarser)
     return Estimate(min(max(value, 1.0), p), bound)
+
+
+def _beside(found: Tensor, density: Density, unit: float, free: int) -> Density:
+    """The density beside its leading values, as counts of values of a matrix of norm one."""
+    shares = density.shares[found.numel() :]
+    total = float(shares.sum())
+    scale = free / total if total > 0 else 0.0
+    return Density(density.values[found.numel() :] / unit, shares * scale)
 
 
 def _exact(A: Float[Tensor, "m n"]) -> Estimate:
@@ -96,27 +105,8 @@ def _exact(A: Float[Tensor, "m n"]) -> Estimate:
     return Estimate(value, min(1.0, 2 * share * (1 - math.log(error))) * value)
 
 
-def _known(
-    top: TopSingular | None, unit: float, A: Tensor, is_wide: bool
-) -> tuple[Float64[Tensor, " l"], Float[Tensor, "p l"]]:
-    if top is None:
-        return A.new_zeros(0, dtype=torch.float64), A.new_zeros(A.shape[1], 0)
-    kept = top.residual <= 1e-3 * top.s
-    vectors = (top.left if is_wide else top.right)[:, kept]
-    return (top.s[kept] / unit).to(A.device), vectors.to(A)
-
-
-def _nodes(diagonal: list[float], above: list[float], *, fewer: int) -> tuple[Tensor, Tensor]:
-    """Gauss nodes and weights of a bidiagonalisation, or of its first part."""
-    size = max(1, len(diagonal) - fewer)
-    B = torch.diag(torch.tensor(diagonal[:size], dtype=torch.float64))
-    B += torch.diag(torch.tensor(above[: size - 1], dtype=torch.float64), 1)
-    _, s, Qh = torch.linalg.svd(B)
-    return s, Qh[:, 0].square()
-
-
 def _entropy_rank(
-    found: Tensor, density: _Density, energy: float | None, free: int, probes: int
+    found: Tensor, density: Density, energy: float | None, free: int, probes: int
 ) -> tuple[float, float]:
     """The effective rank and the standard error of its logarithm.
 
@@ -129,8 +119,8 @@ def _entropy_rank(
     entropy = math.log(total) - log_sum / total
     # the first variation of the entropy with the spectrum, less its regression on the energy
     slope = x * (1 + log_sum / total) / total - x_log / total
-    slope = slope - w @ slope / free
-    square = x.square() - w @ x.square() / free
+    slope = slope - w @ slope / max(free, 1)
+    square = x.square() - w @ x.square() / max(free, 1)
     variance = float(w @ square.square())
     control = 0.0
     if variance > 0 and energy is not None:
