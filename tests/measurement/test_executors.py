@@ -2,10 +2,15 @@
 
 import importlib.util
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,9 +23,10 @@ from offaxis.measurement import Options, measure
 from offaxis.measurement.digests import hash_checkpoint
 from offaxis.measurement.executors import engine_for, follows, open_executor
 from offaxis.measurement.executors.base import Limits, in_turn
+from offaxis.measurement.executors.cluster import find_cluster
 from offaxis.measurement.executors.torchrun import VARIABLES
 from offaxis.workers import SINGLE_THREAD
-from tests.measurement.test_faults import content
+from tests.measurement.test_faults import content, finished
 from tests.models import anchor_weights, moved, save, save_run
 
 RANK = dict.fromkeys(VARIABLES, "1")
@@ -101,16 +107,16 @@ def test_torchrun_is_told_by_its_environment() -> None:
         engine_for("torchrun", {"RANK": "0"})
 
 
+def torchrun_command(*arguments: object) -> list[str]:
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", "2", "-m", "offaxis", "measure", *map(str, arguments)),
+    ]
+
+
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "offaxis", "measure", *map(str, arguments)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
+        torchrun_command(*arguments), capture_output=True, text=True, check=False, timeout=240
     )
 
 
@@ -134,6 +140,35 @@ def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None
     assert done.returncode == 1
     assert "1 of 2560 entries NaN" in done.stderr
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.trials)])
+def test_a_rank_killed_from_outside_ends_the_job_and_the_same_command_goes_on(
+    run_folder: Path, tmp_path: Path, killed: int
+) -> None:
+    out = tmp_path / "ranks"
+    arguments = torchrun_command(run_folder, "--out", out)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as job:
+        while not finished(out) and job.poll() is None:
+            time.sleep(0.01)
+        [rank] = [p for p in children(job.pid) if f"RANK={killed}" in environment_of(p)]
+        os.kill(rank, signal.SIGKILL)
+        said = job.communicate(timeout=120)[1]
+    assert job.returncode == 1
+    assert "another rank has failed or was killed" in " ".join(said.split())
+    assert not (out / "manifest.json").exists()
+    kept = finished(out)
+    assert kept
+    done = torchrun(run_folder, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert {path: finished(out)[path] for path in kept} == kept
+    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
+    assert content(out) == content(tmp_path / "pool")
+
+
+def children(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def test_ray_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,44 +205,88 @@ def killed_once(task):  # travels by value, as what belongs to the main script d
 node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_log_monitor": False}
 head = {**node, "include_dashboard": False, "no_monitor": True}
 cluster = Cluster(initialize_head=True, head_node_args=head)
-cluster.add_node(**node)
-os.environ["RAY_ADDRESS"] = cluster.address
-os.chdir(folder.parent)  # where the cluster was not started
-with mock.patch("offaxis.measurement.run.run_task", killed_once):
-    code = run(["measure", folder.name, "--out", str(out), "--executor", "ray"])
-cluster.shutdown()
+try:
+    cluster.add_node(**node)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    os.chdir(folder.parent)  # where the cluster was not started
+    with mock.patch("offaxis.measurement.run.run_task", killed_once):
+        code = run(["measure", folder.name, "--out", str(out), "--executor", "ray"])
+finally:
+    cluster.shutdown()
 sys.exit(code)
 """
 
 
-def with_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
-    with tempfile.TemporaryDirectory(prefix="ray") as short:  # sockets have short names
+@contextmanager
+def of_ray() -> Iterator[dict[str, str]]:
+    """The environment of a cluster on this machine, of which nothing outlives the block."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:
         quiet = {
-            "RAY_TMPDIR": short,
+            "RAY_TMPDIR": short,  # sockets have short names
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on this machine only
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
-        return subprocess.run(
+        found = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        try:
+            yield found | quiet
+        finally:
+            kill_those_with(f"RAY_TMPDIR={short}")
+
+
+def kill_those_with(variable: str) -> None:
+    """Kill the processes in whose environment a variable has a value that only ours have."""
+    deadline = time.monotonic() + 20
+    while ours := [process for process in living() if variable in environment_of(process)]:
+        assert time.monotonic() < deadline, f"Ray's processes cannot be killed: {ours}"
+        for process in ours:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def living() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def environment_of(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def with_ray(*arguments: object, limit: float = 150) -> subprocess.CompletedProcess[str]:
+    """Run Python, and end it and its cluster whatever happens, also when it hangs."""
+    with of_ray() as environment:
+        return python(*arguments, environment=environment, limit=limit)
+
+
+def python(
+    *arguments: object, environment: dict[str, str], limit: float
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as said:  # pipes stay open as long as a daemon lives
+        done = subprocess.run(
             [sys.executable, *map(str, arguments)],
-            env=os.environ | quiet,
-            capture_output=True,
-            text=True,
+            env=environment,
+            stdout=said,
+            stderr=said,
             check=False,
-            timeout=280,
+            timeout=limit,
         )
+        said.seek(0)
+        return subprocess.CompletedProcess(done.args, done.returncode, said.read())
 
 
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs offaxis[ray]")
 
 
-@pytest.mark.trials
 @NEEDS_RAY
 def test_a_killed_worker_is_survived_on_two_nodes_of_ray(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = tmp_path / "killed"
     done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray", killed)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     assert killed.exists()
     monkeypatch.chdir(run_folder.parent)  # the same relative path, which the manifest names
     same = find_trajectories([Path(run_folder.name)])
@@ -222,6 +301,84 @@ def test_ray_is_started_in_process_where_there_is_no_cluster(
 ) -> None:
     arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
     done = with_ray(*arguments, tmp_path / "ray", "--workers", "2")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
     assert content(tmp_path / "ray") == content(tmp_path / "pool")
+
+
+@NEEDS_RAY
+@pytest.mark.trials
+def test_a_cluster_started_by_hand_is_joined_and_its_ruins_are_not(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    head = ["-m", "ray.scripts.scripts", "start", "--head", "--num-cpus", "2", "--port", "0"]
+    small = ["--include-dashboard", "false", "--object-store-memory", "80000000"]
+    arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
+    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
+    with of_ray() as environment:
+        started = python(*head, *small, environment=environment, limit=120)
+        assert started.returncode == 0, started.stdout
+        done = python(*arguments, tmp_path / "ray", environment=environment, limit=120)
+        assert done.returncode == 0, done.stdout
+        assert len(list(Path(environment["RAY_TMPDIR"]).glob("ray/session_2*"))) == 1
+        kill_those_with(f"RAY_TMPDIR={environment['RAY_TMPDIR']}")
+        again = python(*arguments, tmp_path / "again", environment=environment, limit=120)
+        assert again.returncode == 0, again.stdout
+    assert content(tmp_path / "ray") == content(tmp_path / "pool")
+    assert content(tmp_path / "again") == content(tmp_path / "pool")
+
+
+@contextmanager
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        yield server
+
+
+def test_a_cluster_that_does_not_answer_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"RAY_ADDRESS\n(.*\n)+.*no answer within 0.1 seconds"):
+            find_cluster({"RAY_ADDRESS": address}, patience=0.1)
+    for name, found in {address: "refused", "ray://nowhere": "of the form host:port"}.items():
+        begun = time.monotonic()
+        with pytest.raises(UsageError, match=f"{name}.*{found}"):
+            find_cluster({"RAY_ADDRESS": name})
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("greeting", "found"), [(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), True), (b"HTTP/1.1 400", False)]
+)
+def test_what_listens_must_speak_as_ray_does(greeting: bytes, found: bool, tmp_path: Path) -> None:
+    def answer() -> None:
+        line, _ = server.accept()
+        with line:
+            line.recv(100)
+            line.sendall(greeting)
+
+    with listening() as server, ThreadPoolExecutor(1) as other:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        answered = other.submit(answer)
+        assert find_cluster({"RAY_TMPDIR": str(tmp_path)}, patience=5.0) is found
+        answered.result()
+
+
+def test_where_nothing_was_started_ray_is_asked_or_begun(tmp_path: Path) -> None:
+    assert find_cluster({"TMPDIR": str(tmp_path)})
+    assert not find_cluster({"RAY_ADDRESS": "local"})
+
+
+@NEEDS_RAY
+def test_an_unreachable_cluster_does_not_wait(run_folder: Path, tmp_path: Path) -> None:
+    with listening() as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out", tmp_path]
+    environment = os.environ | {"RAY_ADDRESS": address}
+    done = python(*arguments, environment=environment, limit=60)
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[-4:]] == [
+        *("where", "expected", "found", "do")
+    ]

@@ -6,13 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
 import torch
 
 from offaxis.checkpoints.trajectory import find_trajectories
+from offaxis.cli import run
 from offaxis.errors import CheckpointError, ResultsError
-from offaxis.measurement import Options, measure
+from offaxis.measurement import Options, beside, measure
 from offaxis.measurement.options import passes
 from offaxis.table import TABLES, ResultsFolder
 from tests.measurement.conftest import OPTIONS
@@ -93,14 +93,91 @@ def test_fewer_diagnostics_later_lose_nothing(
     assert tables(again(run_folder, out, few)) == tables(results)
 
 
-def test_other_settings_are_other_units(
-    run_folder: Path, results: ResultsFolder, tmp_path: Path
+KEY = ("run", "step", "tensor", "view", "diagnostic", "quantity", "definition")
+
+
+def by_key(results: ResultsFolder, name: str, *more: str) -> dict[tuple, dict]:
+    """The rows of a table, none of which may share its key with another."""
+    rows = results.read(name).to_pylist()
+    found = {tuple(row[column] for column in (*KEY, *more)): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def both(results: ResultsFolder) -> list[dict[tuple, dict]]:
+    return [by_key(results, "readings"), by_key(results, "nulls", "null")]
+
+
+def by_command(folder: Path, out: Path, *more: str) -> ResultsFolder:
+    assert run(["measure", str(folder), "--out", str(out), "--workers", "1", *more]) == 0
+    return ResultsFolder(out)
+
+
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_other_settings_stand_beside_those_measured_before(
+    run_folder: Path, tmp_path: Path, tier: str
 ) -> None:
-    out = Path(shutil.copytree(results.root, tmp_path / "copy"))
-    found = again(run_folder, out, replace(OPTIONS, overrides={"sparsity": {"eta": 0.01}}))
-    table = found.read("readings")
-    table = table.filter(pc.equal(table["diagnostic"], "sparsity"))
-    assert set(table["definition"].to_pylist()) == {"v1;eta=0.01;as=stored"}
+    def again(*settings: str) -> ResultsFolder:
+        return by_command(run_folder, tmp_path / "out", "--tier", tier, *settings)
+
+    first = both(again())
+    second = both(again("--set", "masks.alpha=0.5"))
+    for before, after in zip(first, second, strict=True):
+        assert after | before == after  # what was there is there to the last bit
+        new = after.keys() - before.keys()
+        assert {(key[4], "alpha=0.5" in key[6]) for key in new} == {("masks", True)}
+    masks = [key for key in first[0] if key[4] == "masks"]
+    assert len(second[0]) == len(first[0]) + len(masks)
+    whole, made = tables(ResultsFolder(tmp_path / "out")), stamps(ResultsFolder(tmp_path / "out"))
+    for settings in ([], ["--set", "masks.alpha=0.5"]):
+        found = again(*settings)
+        assert stamps(found) == made
+        assert tables(found) == whole
+    alone = by_command(run_folder, tmp_path / "alone", "--tier", tier, "--set", "masks.alpha=0.5")
+    assert {key: second[0][key] for key in both(alone)[0]} == both(alone)[0]
+
+
+def test_the_order_of_settings_leaves_no_trace(run_folder: Path, tmp_path: Path) -> None:
+    few = ["--diagnostics", "masks", "--diagnostics", "sparsity"]
+    orders = {"up": ("0.3", "0.5"), "down": ("0.5", "0.3")}
+    for name, alphas in orders.items():
+        for alpha in alphas:
+            by_command(run_folder, tmp_path / name, *few, "--set", f"masks.alpha={alpha}")
+    assert tables(ResultsFolder(tmp_path / "up")) == tables(ResultsFolder(tmp_path / "down"))
+
+
+def test_other_ranks_and_other_angles(run_folder: Path, tmp_path: Path) -> None:
+    """Similarity is compared at every K that was asked for; curves are those of the last k."""
+    first = both(by_command(run_folder, tmp_path / "out"))
+    settings = ["--set", "similarity.K=[2]", "--set", "rotation.k=3"]
+    second = both(by_command(run_folder, tmp_path / "out", *settings))
+    assert second[0] | first[0] == second[0]
+    new = second[0].keys() - first[0].keys()
+    assert {(key[4], key[6].split(";")[1]) for key in new} == {
+        ("similarity", "K=2"),
+        ("rotation", "k=3"),
+    }
+    angles = ResultsFolder(tmp_path / "out").read("angles").to_pylist()
+    assert {len(row["angles"]) for row in angles} == {3}
+    assert len({(r["step"], r["tensor"], r["side"]) for r in angles}) == len(angles)
+    third = by_command(run_folder, tmp_path / "out")
+    assert both(third) == second
+
+
+def test_a_checkpoint_between_two_moves_similarity_alone(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", {1: 1e-3, 4: 4e-3})
+    first = by_key(again(run, tmp_path / "out"), "readings")
+    save(run / "checkpoint-2", moved(anchor_weights(), 2e-3, seed=7))
+    second = again(run, tmp_path / "out")
+    found = by_key(second, "readings")
+    assert {key[4] for key in first if found[key] != first[key]} == {"similarity"}
+    assert tables(second) == tables(again(run, tmp_path / "fresh"))
+
+
+def test_rows_of_an_earlier_version_do_not_stay() -> None:
+    held = [["sparsity", "sparsity", "v0;eta=1"], ["sparsity", "sparsity", "v1;eta=2"]]
+    made = [["sparsity", "sparsity", "v1;eta=1"], ["gone", "sparsity", "v1;eta=1"]]
+    assert beside.rows([*held, made[1]], [made[0]]) == [made[0], held[1]]
 
 
 def test_a_run_of_the_same_name_from_elsewhere_is_refused(tmp_path: Path) -> None:

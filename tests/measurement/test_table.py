@@ -181,7 +181,7 @@ def test_factors_are_public(results: ResultsFolder, run_folder: Path) -> None:
     with safe_open(results.factors("tiny", 20, f"{tensor}.stored"), framework="pt") as handle:
         left, right = handle.get_tensor("left"), handle.get_tensor("right")
         s = handle.get_tensor("delta_spectrum")
-        assert handle.metadata()["format"] == "3"
+        assert handle.metadata()["format"] == "4"
     W0 = load_file(run_folder / "checkpoint-0" / "model.safetensors")[tensor].double()
     W1 = load_file(run_folder / "checkpoint-20" / "model.safetensors")[tensor].double()
     torch.testing.assert_close((W1 - W0) @ right, left * s[:4], rtol=1e-9, atol=1e-12)

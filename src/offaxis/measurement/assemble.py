@@ -81,13 +81,23 @@ Held = tuple[int, Unit]
 def _over_time(
     item: RunView, held: Sequence[Held], storage: Storage
 ) -> Iterator[tuple[Held, tuple[Cells, Cells]]]:
-    """Similarity between those checkpoints for which it was measured."""
-    kept = [pair for pair in held if similarity.NAME in pair[1].provenance.definitions]
-    if not kept:
-        return iter(())
+    """Similarity between those checkpoints for which it was measured, at every K that was."""
     key = f"{item.options.seed}|{item.run}|{item.view.label}|{storage}"
-    steps, found = [step for step, _ in kept], [unit for _, unit in kept]
-    return zip(kept, similarity_cells(found, steps, storage, key, item.options), strict=True)
+    for kept, ranks in _compared(held).items():
+        steps, compared = [held[i][0] for i in kept], [held[i][1] for i in kept]
+        overrides = {**item.options.overrides, similarity.NAME: {"K": ranks}}
+        options = replace(item.options, overrides=overrides)
+        cells = similarity_cells(compared, steps, storage, key, options)
+        yield from zip((held[i] for i in kept), cells, strict=True)
+
+
+def _compared(held: Sequence[Held]) -> dict[tuple[int, ...], list[int]]:
+    """The ranks at which the same checkpoints can be compared, by the places of these."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for K in sorted({K for _, unit in held for K in unit.provenance.ranks}):
+        having = tuple(i for i, (_, unit) in enumerate(held) if K in unit.provenance.ranks)
+        found.setdefault(having, []).append(K)
+    return found
 
 
 def _cells(item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> Iterator[Part]:

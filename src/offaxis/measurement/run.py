@@ -44,8 +44,8 @@ def measure(
     """Measure every matrix of every checkpoint, and write or extend a results folder.
 
     Finished units are kept, whatever happens later, and are not made again, unless they are asked
-    for with other settings or draws. Runs already in the folder stay in it. A run that another
-    process measures into the same folder is waited for.
+    for with other draws; other settings are added to them. Runs already in the folder stay in it. A
+    run that another process measures into the same folder is waited for.
 
     Args:
         trajectories: What to measure.

@@ -1,7 +1,7 @@
 """Matrices outside, checkpoints inside: the anchor is factored once and serves every checkpoint."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from offaxis.engine import (
 )
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
-from offaxis.measurement import cost, units
+from offaxis.measurement import beside, cost, units
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
@@ -90,7 +90,7 @@ def run_task(task: Task) -> int:
         jobs = [job for series in task.series for job in _missing(task, series, each)]
         if not jobs:
             continue
-        anchor = _prepared(task, each, {name: d for job in jobs for name, d in job.chosen.items()})
+        anchor = _prepared(task, each, jobs)
         for job in jobs:
             _make(job, anchor)
         made += len(jobs)
@@ -106,7 +106,7 @@ def _names(view: View, names: Collection[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """One unit to make."""
+    """One unit to make, or to add to: its provenance tells what it will hold."""
 
     task: Task
     storage: Pass
@@ -115,7 +115,20 @@ class _Job:
     reader: CheckpointReader
     before: Source
     provenance: units.Provenance
-    chosen: Mapping[str, Diagnostic]
+    lacking: Collection[str]
+    adds: bool
+
+    @property
+    def chosen(self) -> dict[str, Diagnostic]:
+        """The diagnostics to read."""
+        return {name: item for name, item in diagnostics().items() if name in self.lacking}
+
+    @property
+    def vectors(self) -> int:
+        """How many singular vectors of the update are kept."""
+        asked = self.task.options.similarity_ranks
+        ranks = similarity.ranks_for(min(self.task.view.shape), asked)
+        return max(*ranks, *self.provenance.ranks, 1)
 
 
 def unit_path(task: Task, series: Series, source: Source, storage: str) -> Path:
@@ -124,43 +137,58 @@ def unit_path(task: Task, series: Series, source: Source, storage: str) -> Path:
 
 
 def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
-    """The units of one run that are not there, or not as they are wanted now.
+    """The units of one run that are not there, or lack something that is wanted now.
 
     A checkpoint deleted since it was measured keeps its place: the increment of the one after it
     began there, and is not made again from an earlier one.
     """
-    known = diagnostics()
+    held = [units.provenance(unit_path(task, series, s, each.storage)) for s in series.checkpoints]
+    ranks = {K for unit in held if unit is not None for K in unit.ranks}
     before = present = task.anchor
-    for source in series.checkpoints:
+    for source, unit in zip(series.checkpoints, held, strict=True):
         if source.is_gone:
             before = source
             continue
-        held = units.load(unit_path(task, series, source, each.storage))
         reader = open_checkpoint(source.path)
         dtype = reader.tensors()[task.view.tensor].dtype
-        names = _names(task.view, each.diagnostics)
-        wanted = _provenance(task, each, (source, dtype), present, names)
-        if held is None or not held.provenance.covers(wanted, {before.digest, present.digest}):
-            if held is not None:  # keep what was measured before beside what is asked for now
-                names |= held.provenance.definitions.keys() & {*known, similarity.NAME}
-            provenance = _provenance(task, each, (source, dtype), present, names)
-            chosen = {name: item for name, item in known.items() if name in names}
-            yield _Job(task, each, series, source, reader, present, provenance, chosen)
+        current, names = (source, dtype), _names(task.view, each.diagnostics)
+        wanted = _provenance(task, each, current, present, names, ranks=ranks)
+        adds = unit is not None and unit.is_of(wanted)
+        if unit is None:
+            lacking = names
+        elif adds:
+            lacking = unit.lacks(wanted, {before.digest, present.digest})
+        else:  # what was measured of other weights or draws is measured again
+            lacking = names | (unit.definitions.keys() & {*diagnostics(), similarity.NAME})
+            wanted = _provenance(task, each, current, present, lacking, ranks=ranks)
+        if lacking or not adds:
+            if unit is not None and adds:
+                begun = present.digest if similarity.NAME in lacking else unit.before
+                together = beside.definitions(unit, wanted)
+                wanted = replace(wanted, before=begun, definitions=together)
+            yield _Job(task, each, series, source, reader, present, wanted, lacking, adds)
         before = present = source
 
 
 def _provenance(
-    task: Task, each: Pass, current: tuple[Source, str], before: Source, names: Collection[str]
+    task: Task,
+    each: Pass,
+    current: tuple[Source, str],
+    before: Source,
+    names: Collection[str],
+    *,
+    ranks: Collection[int],
 ) -> units.Provenance:
+    """What a unit with these diagnostics holds; similarity also at ranks measured before."""
     p, o = min(task.view.shape), task.options
-    named = {
-        name: definition(item.version, item.resolve(p, o.overrides.get(name, {})))
+    named: dict[str, tuple[str, ...]] = {
+        name: (definition(item.version, item.resolve(p, o.overrides.get(name, {}))),)
         for name, item in diagnostics().items()
         if name in names
     }
     if similarity.NAME in names:
-        ranks = similarity.ranks_for(p, o.similarity_ranks)
-        named[similarity.NAME] = definition(similarity.VERSION, {"K": max(ranks, default=0)})
+        every = sorted({*similarity.ranks_for(p, o.similarity_ranks), *ranks})
+        named[similarity.NAME] = tuple(definition(similarity.VERSION, {"K": K}) for K in every)
     return units.Provenance(
         anchor=task.anchor.digest,
         current=current[0].digest,
@@ -175,18 +203,13 @@ def _provenance(
     )
 
 
-def _prepared(task: Task, each: Pass, chosen: Mapping[str, Diagnostic]) -> PreparedAnchor:
+def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
     o = task.options
     W = _read(open_checkpoint(task.anchor.path), task.view, each).to(o.device)
-    vectors = _num_leading(task) if task.view.kind == "matrix" else 0
+    chosen = {name: item for job in jobs for name, item in job.chosen.items()}
+    vectors = max(job.vectors for job in jobs) if task.view.kind == "matrix" else 0
     request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
     return prepare(W, request)
-
-
-def _num_leading(task: Task) -> int:
-    """How many singular vectors of the update are kept."""
-    ranks = similarity.ranks_for(min(task.view.shape), task.options.similarity_ranks)
-    return max(ranks, default=1)
 
 
 def _make(job: _Job, anchor: PreparedAnchor) -> None:
@@ -199,9 +222,13 @@ def _make(job: _Job, anchor: PreparedAnchor) -> None:
     flags = ("mixed_precision",) if is_mixed else ()
     readings, nulls = units.cells(found.evaluated, each.storage, flags)
     tensors = dict(found.kept)
-    if similarity.NAME in job.provenance.definitions:
+    if similarity.NAME in job.lacking:
         tensors |= _increment(job, found.kept)
-    path = job.task.results.factors(job.series.run, job.source.step, f"{view.label}.{each.storage}")
+    path = unit_path(job.task, job.series, job.source, each.storage)
+    if job.adds and (earlier := units.load(path)) is not None:
+        readings = beside.rows(earlier.readings, readings)
+        nulls = beside.rows(earlier.nulls, nulls)
+        tensors = beside.tensors(earlier.tensors(), tensors, job.lacking)
     units.save(path, job.provenance, readings, nulls, tensors)
 
 
@@ -220,7 +247,7 @@ def _increment(job: _Job, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         step = kept
     else:
         before, after = _placed(job, open_checkpoint(job.before.path)), _placed(job, job.reader)
-        step = leading_factors(before, after, _num_leading(job.task), job.task.options.tier)
+        step = leading_factors(before, after, job.vectors, job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
 
 

@@ -14,12 +14,13 @@ subspace, the monitor, similarity over time), in float64:
     anchor_spectrum, current_spectrum, angles_left, angles_right, inside   the curves, where
                             measured
 
-Its metadata holds, as JSON under `unit`, what it was made from and the readings and nulls.
+Its metadata holds, as JSON under `unit`, what it was made from and the readings and nulls, those of
+earlier settings beside the latest. The curves of angles are those of the k that was measured last.
 """
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import NullReading, Reading
 from offaxis.engine import Evaluated
 from offaxis.files import write_atomically
-from offaxis.table import definition
+from offaxis.table import definition, definition_settings
 
-FORMAT = "3"
+FORMAT = "4"
 
 Cells = list[list[Any]]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a unit was made from; equal provenance means the unit need not be made again."""
+    """What a unit was made from, and by diagnostic every definition that it holds."""
 
     anchor: str
     current: str
@@ -50,18 +52,34 @@ class Provenance:
     dtype: str
     tier: str
     draws: str
-    definitions: Mapping[str, str]
+    definitions: Mapping[str, tuple[str, ...]]
 
-    def covers(self, wanted: "Provenance", befores: Collection[str]) -> bool:
-        """Whether this unit holds everything that is wanted, made the same way.
+    def is_of(self, wanted: "Provenance") -> bool:
+        """Whether it was made of the same weights in the same way.
 
-        Its increment may begin at any of the checkpoints that may count as the one before.
+        What the checkpoint before was, and which definitions are held, is another question.
         """
-        mine, theirs = asdict(self), asdict(wanted)
-        held, asked = mine.pop("definitions"), theirs.pop("definitions")
-        known_before = mine.pop("before") in befores
-        theirs.pop("before")
-        return known_before and mine == theirs and asked.items() <= held.items()
+        return replace(self, before=wanted.before, definitions=wanted.definitions) == wanted
+
+    def lacks(self, wanted: "Provenance", befores: Collection[str]) -> set[str]:
+        """The diagnostics that are wanted and not held, of a unit made of the same.
+
+        Similarity is held where the increment begins at any of the checkpoints that may count as
+        the one before.
+        """
+        found = {
+            name
+            for name, texts in wanted.definitions.items()
+            if not set(texts) <= set(self.definitions.get(name, ())) or name not in self.definitions
+        }
+        moved = similarity.NAME in self.definitions and self.before not in befores
+        return found | ({similarity.NAME} if moved else set())
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The K at which subspaces can be compared over time."""
+        texts = self.definitions.get(similarity.NAME, ())
+        return tuple(sorted(int(definition_settings(text)["K"]) for text in texts))
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,10 @@ class Unit:
     path: Path
 
     def tensors(self, *names: str) -> dict[str, Tensor]:
-        """Read some of the unit's tensors, those that exist."""
+        """Read some of the unit's tensors, those that exist; all where none is named."""
         with safe_open(self.path, framework="pt") as handle:
             held = set(handle.keys())
-            return {name: handle.get_tensor(name) for name in names if name in held}
+            return {name: handle.get_tensor(name) for name in names or held if name in held}
 
 
 READING_CELLS = (
@@ -164,7 +182,15 @@ def load(path: Path) -> Unit | None:
         if metadata.get("format") != FORMAT:
             return None
         content = json.loads(metadata["unit"])
-        provenance = Provenance(**content["provenance"])
+        told = content["provenance"]
+        held = {name: tuple(texts) for name, texts in told.pop("definitions").items()}
+        provenance = Provenance(**told, definitions=held)
         return Unit(provenance, content["readings"], content["nulls"], path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def provenance(path: Path) -> Provenance | None:
+    """What a unit was made from, and what it holds; None as in `load`."""
+    unit = load(path)
+    return None if unit is None else unit.provenance

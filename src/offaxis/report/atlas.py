@@ -68,7 +68,10 @@ def _primary(part: pa.Table, last: Mapping[str, int]) -> list[Row]:
         for row in rows
         if definition_settings(row["definition"]).get("as", "stored") == "stored"
     ]
-    return stored or rows
+    first: dict[tuple[str, str, str], Row] = {}
+    for row in stored or rows:
+        first.setdefault((row["run"], row["tensor"], row["view"] or ""), row)
+    return list(first.values())
 
 
 def _map_arm(rows: Iterable[Row], arm: Arm, key: str, quantity: Quantity) -> list[Row]:

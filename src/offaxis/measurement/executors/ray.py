@@ -15,6 +15,7 @@ import torch
 
 from offaxis.errors import ResultsError, UsageError
 from offaxis.measurement.executors.base import Answer, Limits, Work, in_turn
+from offaxis.measurement.executors.cluster import find_cluster
 from offaxis.workers import SINGLE_THREAD, num_cores, require_workers
 
 MAX_RETRIES = 3
@@ -53,23 +54,22 @@ class Ray:
             "log_to_driver": False,
             "runtime_env": {"env_vars": SINGLE_THREAD},
         }
-        try:
-            self._ray.init("auto", **common)
-        except ConnectionError as error:
-            if address := os.environ.get("RAY_ADDRESS"):
-                raise UsageError(
-                    "RAY_ADDRESS",
-                    expected="the address of a running Ray cluster",
-                    found=f"{address!r}: {str(error).splitlines()[0]}",
-                    do="start one with ray start --head, or unset the variable",
-                ) from error
-            self._ray.init(
-                "local",
-                num_cpus=self.limits.tasks or num_cores(),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **common,
-            )
+        if find_cluster():
+            try:
+                self._ray.init("auto", **common)
+                return
+            except RuntimeError as error:  # of another version
+                raise _not_joined(error) from error
+            except ConnectionError as error:
+                if os.environ.get("RAY_ADDRESS"):
+                    raise _not_joined(error) from error
+        self._ray.init(
+            "local",
+            num_cpus=self.limits.tasks or num_cores(),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **common,
+        )
 
     def __exit__(
         self,
@@ -121,6 +121,16 @@ class Ray:
                 do="run the same command again, with fewer --workers if memory is short; "
                 "what was finished is kept",
             ) from error
+
+
+def _not_joined(error: Exception) -> UsageError:
+    address = os.environ.get("RAY_ADDRESS")
+    return UsageError(
+        "RAY_ADDRESS" if address else "--executor ray",
+        expected="a cluster of this version of Ray and Python, of which this machine is a node",
+        found=f"{address or 'the one that runs here'}: {' '.join(str(error).split())[:200]}",
+        do="join it with ray start --address, or start another one with ray start --head",
+    )
 
 
 def _work(folder: str, function: Callable[[Work], Answer], item: Work) -> Answer:

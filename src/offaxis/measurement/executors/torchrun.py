@@ -2,9 +2,9 @@
 
 Every rank is a process pool of its own (one worker by default), so that its worker has one thread
 and no device context besides. What travels between ranks is paths, settings and rows of tables,
-through the key-value store of the job's rendezvous: no collective is called, so that none can
-hang, and the same code serves machines with and without accelerators. A rank sees one accelerator,
-that of its local rank.
+through the key-value store of the job's rendezvous: no process group is made and no collective
+called, by gloo or by NCCL, so that none can hang and the same code serves machines with and without
+accelerators. A rank sees one accelerator, that of its local rank.
 
 A rank that fails prints its message and ends; torchrun then ends the others.
 """
@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -52,8 +53,7 @@ class Torchrun:
     def __enter__(self) -> "Torchrun":
         with _explained():
             self.store = next(rendezvous("env://"))[0]
-        if self.rank == 0:
-            self._before = signal.signal(signal.SIGTERM, _stop)
+        self._before = signal.signal(signal.SIGTERM, partial(_stop, self.rank))
         self.pool.__enter__()
         return self
 
@@ -64,10 +64,9 @@ class Torchrun:
         trace: TracebackType | None,
     ) -> None:
         self.pool.__exit__(kind, error, trace)
-        if self.rank == 0:
-            signal.signal(signal.SIGTERM, self._before)
-            if error is None:
-                self._order(None)
+        signal.signal(signal.SIGTERM, self._before)
+        if self.rank == 0 and error is None:
+            self._order(None)
 
     def as_done(
         self,
@@ -146,12 +145,16 @@ class Torchrun:
         return there
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """Leave at once, as after an interruption, when torchrun ends the job."""
-    messages().print(
-        "offaxis: torchrun is ending this job: another rank has failed (see its message), "
-        "or the job was stopped"
-    )
+def _stop(rank: int, _signal: int, _frame: FrameType | None) -> None:
+    """Leave at once, as after an interruption, when torchrun ends the job.
+
+    The first two ranks say so: one of them is there whichever rank was killed.
+    """
+    if rank < 2:
+        messages().print(
+            "offaxis: torchrun is ending this job: another rank has failed or was killed (see "
+            "torchrun's report), or the job was stopped; the same command goes on from here"
+        )
     raise KeyboardInterrupt
 
 
