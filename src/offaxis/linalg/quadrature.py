@@ -20,6 +20,8 @@ _DEVIATIONS = 4  # standard errors in the bound
 _FEW = 4  # vectors of which a space sees too little
 _CONVERGED = 1e-3  # residual of a triple that is counted as it is
 _PROBES, _STEPS = 8, 8  # of a space that is made for this alone
+_SQUARED = 1e-4  # of the largest square, what float32 does not tell from the others'
+_SINGLE = torch.finfo(torch.float32).eps / 4  # of the largest value, what it leaves of each
 
 
 class Estimate(NamedTuple):
@@ -40,9 +42,10 @@ def effective_rank(
 
     A vector z on the shorter side sees the spectrum as the Gauss quadrature of its Krylov space,
     and a block sees it as often as it has vectors. The known $\lVert D\rVert_F^2$ serves as
-    control variate, and triples already found are taken out and counted exactly. The bound is 4
-    standard errors, those of Gaussian probes of the estimated spectrum, and what the last steps of
-    the quadrature changed.
+    control variate, and triples already found are counted exactly; where they are so large that the
+    others drown in the rounding of their squares, they are taken out of the matrix first. The bound
+    is 4 standard errors, those of Gaussian probes of the estimated spectrum, what the last steps of
+    the quadrature changed, and what float32 leaves of every value.
 
     Args:
         D: The matrix; up to a smaller dimension of 512 its spectrum is computed exactly.
@@ -67,32 +70,65 @@ def effective_rank(
     if top is None or top.seen.probes < _FEW:
         steps = _PROBES * _STEPS
         top = top_singular(D, _PROBES, seed=seed + 1, tolerance=0.0, max_steps=steps // 4)
+    energy = frobenius(D) ** 2 if energy is None else energy
     found = top.s[:0]
     if isinstance(top, TopSingular):
         found = top.s[top.residual <= _CONVERGED * top.s]
-    return _rank_of(found, top.seen, frobenius(D) ** 2 if energy is None else energy, p)
+    rest = energy - float(found.square().sum())
+    hiding = int((_SQUARED * found.square() > rest / p).sum())
+    if not (hiding and isinstance(top, TopSingular)):
+        known = rest if rest > _RESOLVED * energy else None
+        seen = _beside(top.seen, found.numel(), p - found.numel())
+        return _rank_of(_Spectrum(found, seen, p - found.numel(), energy, known))
+    R = _without(D, top, hiding)
+    seen = top_singular(R, _PROBES, seed=seed + 1, tolerance=0.0, max_steps=2 * _PROBES).seen
+    # the directions that were taken away are among those seen, and count for nothing
+    return _rank_of(_Spectrum(found[:hiding], _beside(seen, 0, p), p, energy, frobenius(R) ** 2))
 
 
-def _rank_of(found: Float64[Tensor, " l"], seen: Seen, energy: float, p: int) -> Estimate:
-    """The effective rank of p values of a known energy, from leading ones and what was seen."""
+def _without(D: Float[Tensor, "m n"], top: TopSingular, count: int) -> Float[Tensor, "m n"]:
+    """The matrix less its leading triples, which in float32's squares would drown the others."""
+    leading = top.left[:, :count] * top.s[:count].to(top.left)
+    return D.float() - product(leading, top.right[:, :count].T)
+
+
+def _beside(seen: Seen, count: int, free: int) -> Seen:
+    """What was seen beside the leading values, as numbers of values: `free` in all."""
+
+    def counted(density: Density) -> Density:
+        shares = density.shares[count:]
+        return Density(density.values[count:], shares * free / shares.sum().clamp(min=1e-300))
+
+    return Seen(counted(seen.density), counted(seen.coarser), seen.probes)
+
+
+class _Spectrum(NamedTuple):
+    """Leading values, numbers of the others, of the whole and, where it is known, of their part."""
+
+    found: Float64[Tensor, " l"]
+    seen: Seen
+    free: int
+    energy: float
+    known: float | None
+
+
+def _rank_of(spectrum: _Spectrum) -> Estimate:
+    """The effective rank with its bound: standard errors, the quadrature's last steps, rounding."""
+    found, seen, free, energy, known = spectrum
     unit = math.sqrt(energy)
-    rest, free = energy - float(found.square().sum()), p - found.numel()
-    known = rest / energy if rest > _RESOLVED * energy else None
+    share = None if known is None else known / energy
     values = [
-        _entropy_rank(found / unit, _beside(found, density, unit, free), known, free, seen.probes)
-        for density in (seen.density, seen.coarser)
+        _entropy_rank(found / unit, Density(x / unit, w), share, free, seen.probes)
+        for x, w in (seen.density, seen.coarser)
     ]
     (value, deviation), (coarser, _) = values
-    bound = value * math.expm1(_DEVIATIONS * deviation) + 2 * abs(value - coarser)
+    p = found.numel() + free
+    total = float(found.sum() + seen.density.shares @ seen.density.values)
+    largest = float(torch.cat([found, seen.density.values]).max())
+    error = _SINGLE * largest / total  # of a value's share of the sum
+    moved = p * error * (1 - math.log(error) + math.log(max(value, 1.0)))
+    bound = value * (math.expm1(_DEVIATIONS * deviation) + moved) + 2 * abs(value - coarser)
     return Estimate(min(max(value, 1.0), p), bound)
-
-
-def _beside(found: Tensor, density: Density, unit: float, free: int) -> Density:
-    """The density beside its leading values, as counts of values of a matrix of norm one."""
-    shares = density.shares[found.numel() :]
-    total = float(shares.sum())
-    scale = free / total if total > 0 else 0.0
-    return Density(density.values[found.numel() :] / unit, shares * scale)
 
 
 def _exact(A: Float[Tensor, "m n"]) -> Estimate:
