@@ -40,6 +40,22 @@ def judged(found: MaskCodes, anchor: torch.Tensor, score: torch.Tensor, alpha: f
     assert not bool(((code & 3 == 3) | (code & 12 == 12)).any())
 
 
+@pytest.mark.parametrize("few", [0, 2000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [4096, 9001])
+def test_loops_in_parts_mark_what_the_plain_form_marks(dtype, length, few, monkeypatch) -> None:
+    monkeypatch.setattr(masks, "_FEW", few)
+    g = torch.Generator().manual_seed(length)
+    anchor = torch.randn(3, length, generator=g, dtype=torch.float64).to(dtype)
+    score = torch.rand(3, length, generator=g, dtype=torch.float64).to(dtype)
+    for alpha in (0.0, 1e-4, 0.3, 1.0):
+        plain = mask_codes(anchor, score, alpha, kernel="plain")
+        found = mask_codes(anchor, score, alpha, kernel="compiled")
+        assert torch.equal(found.codes, plain.codes)
+        assert found.principal.tolist() == plain.principal.tolist()
+        assert found.low_magnitude.tolist() == plain.low_magnitude.tolist()
+
+
 magnitudes = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1 + 2**-20, 1 + 2**-40, 2.0**-133, 3e38])
 
 

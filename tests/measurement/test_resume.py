@@ -113,7 +113,7 @@ def by_command(folder: Path, out: Path, *more: str) -> ResultsFolder:
     return ResultsFolder(out)
 
 
-@pytest.mark.parametrize("tier", ["exact", "fast"])
+@pytest.mark.parametrize("tier", ["exact", pytest.param("fast", marks=pytest.mark.trials)])
 def test_other_settings_stand_beside_those_measured_before(
     run_folder: Path, tmp_path: Path, tier: str
 ) -> None:

@@ -45,7 +45,9 @@ def compiled(fastmath: set[str] | None = None) -> Callable[[_F], _F]:
 
 
 @intrinsic
-def _prefetch(_, array, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def prefetch(_, array, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Ask for memory that will be read soon."""
+
     def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         byte, integer = ir.PointerType(ir.IntType(8)), ir.IntType(32)
@@ -70,19 +72,25 @@ def _high(word: np.uint32) -> np.float32:
 
 @compiled(fastmath={"reassoc", "contract", "nsz"})
 def _sums_in_lanes(
-    a: NDArray[np.uint32], b: NDArray[np.uint32]
-) -> tuple[np.float32, np.float32, np.uint32]:
+    a: NDArray[np.uint32], b: NDArray[np.uint32], start: int
+) -> tuple[np.float32, np.float32]:
     """Sum in float32, two bfloat16 values to a word, in whatever order is fastest."""
     squares = fourth = np.float32(0)
-    differing = _WORD(0)
-    for i in range(a.shape[0]):
+    for i in range(_U(start), _U(start) + _U(FOLD // 2)):
         d, D = _low(b[i]) - _low(a[i]), _high(b[i]) - _high(a[i])
         q, Q = d * d, D * D
         squares += q + Q
         fourth += q * q
         fourth += Q * Q
-        differing |= a[i] ^ b[i]
-    return squares, fourth, differing
+    return squares, fourth
+
+
+@compiled()
+def _differ(a: NDArray[np.uint32], b: NDArray[np.uint32], start: int) -> bool:
+    found = _WORD(0)
+    for i in range(_U(start), _U(start) + _U(FOLD // 2)):
+        found = _WORD(found | (a[i] ^ b[i]))
+    return bool(found != _WORD(0))
 
 
 @compiled()
@@ -95,15 +103,18 @@ def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.
 
 
 @compiled()
-def _sums_of_block(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
-    for s in range(0, a.shape[0], FOLD):
-        x, y = a[s : s + FOLD], b[s : s + FOLD]
-        squares, fourth, differing = _sums_in_lanes(x.view(np.uint32), y.view(np.uint32))
+def _sums_of_block(
+    a: NDArray[np.uint32], b: NDArray[np.uint32], start: int, out: NDArray[np.float64]
+) -> None:
+    """Add the sums of the block that begins at a word; of slices, Numba would count references."""
+    for s in range(start, start + BLOCK // 2, FOLD // 2):
+        squares, fourth = _sums_in_lanes(a, b, s)
         if fourth > _SAFE and squares + fourth < _FINITE:
             out[0] += squares
             out[1] += fourth
-        elif differing != 0:
-            _sums_of_bits(x, y, out)
+        elif _differ(a, b, s):
+            x, y = a[s : s + FOLD // 2], b[s : s + FOLD // 2]
+            _sums_of_bits(x.view(np.uint16), y.view(np.uint16), out)
 
 
 @compiled()
@@ -113,12 +124,15 @@ def _classes(  # noqa: PLR0917
     codes: NDArray[np.uint8],
     unchanged: NDArray[np.uint8],
     low: np.uint16,
+    start: int,
+    code_start: int,
     classes: NDArray[np.uint8],
 ) -> None:
     """Name each entry's exponent and code by a byte; 0 to 15 where it did not change."""
-    for i in range(_U(a.shape[0])):
-        x, y = a[i], b[i]
-        key = _HALF(_HALF(_HALF((x & _HALF(0x7F80)) >> _HALF(3)) - low) + _HALF(codes[i]))
+    first, code_first = _U(start), _U(code_start)  # unsigned places are not looked for from the end
+    for i in range(_U(BLOCK)):
+        x, y, code = a[first + i], b[first + i], codes[code_first + i]
+        key = _HALF(_HALF(_HALF((x & _HALF(0x7F80)) >> _HALF(3)) - low) + _HALF(code))
         key = _HALF(min(key, _ELSEWHERE) + _HALF(16))
         changed = (x != y) & (((x | y) & _HALF(0x7FFF)) != 0)
         classes[i] = np.uint8(key) if changed else unchanged[i]
@@ -131,18 +145,18 @@ def _count_pairs(  # noqa: PLR0917
     a: NDArray[np.uint16],
     b: NDArray[np.uint16],
     codes: NDArray[np.uint8],
-    start: np.uint64,
-    code_start: np.uint64,
+    start: int,
+    code_start: int,
     table: NDArray[np.int64],
 ) -> None:
     """Count classes two at a time: half the increments, and fewer that wait for the one before."""
     for i in range(_U(words.shape[0])):
         word = words[i]
-        here = start + i * _U(8)
+        here = _U(start) + i * _U(8)
         if i & _U(3) == _U(0):  # the next block, while increments keep the core busy
-            _prefetch(a, here + _U(BLOCK))
-            _prefetch(b, here + _U(BLOCK))
-            _prefetch(codes, code_start + i * _U(8) + _U(BLOCK))
+            prefetch(a, here + _U(BLOCK))
+            prefetch(b, here + _U(BLOCK))
+            prefetch(codes, _U(code_start) + i * _U(8) + _U(BLOCK))
         pairs[word & _U(0xFFFF)] += _WORD(1)
         pairs[(word >> _U(16)) & _U(0xFFFF)] += _WORD(1)
         pairs[(word >> _U(32)) & _U(0xFFFF)] += _WORD(1)
@@ -156,7 +170,7 @@ def _count_pairs(  # noqa: PLR0917
             for j in range(_U(8)):
                 if (word >> (j * _U(8))) & _U(0xFF) == _U(0xF0):
                     exponent = (_U(a[here + j]) >> _U(7)) & _U(0xFF)
-                    table[exponent, codes[code_start + i * _U(8) + j]] += 1
+                    table[exponent, codes[_U(code_start) + i * _U(8) + j]] += 1
 
 
 @compiled()
@@ -201,12 +215,12 @@ def pass_over(  # noqa: PLR0917
     all_codes = codes if masked else zeros
     low = _HALF(first << 4)
     whole = a.shape[0] // BLOCK * BLOCK
+    a_words, b_words = a[:whole].view(np.uint32), b[:whole].view(np.uint32)
     for s in range(0, whole, BLOCK):
-        x, y = a[s : s + BLOCK], b[s : s + BLOCK]
         code_start = s if masked else 0
-        _classes(x, y, all_codes[code_start : code_start + BLOCK], unchanged, low, classes)
-        _sums_of_block(x, y, out)
-        _count_pairs(words, pairs, a, b, all_codes, _U(s), _U(code_start), table)
+        _classes(a, b, all_codes, unchanged, low, s, code_start, classes)
+        _sums_of_block(a_words, b_words, s // 2, out)
+        _count_pairs(words, pairs, a, b, all_codes, s, code_start, table)
     _fold(pairs, first, table)
     for i in range(whole, a.shape[0]):
         if a[i] != b[i] and ((a[i] | b[i]) & _HALF(0x7FFF)) != 0:

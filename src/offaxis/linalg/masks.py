@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped, UInt8
 from torch import Tensor
@@ -16,7 +17,7 @@ PRINCIPAL, LOW = 1, 4  # inside a mask; twice that at its threshold
 Rows = Callable[[int, int], Tensor]
 
 _BLOCK = 1 << 20  # entries of one block of rows
-_DIGIT = 15  # bits of one histogram
+_DIGIT = 16  # bits of one histogram
 _FEW = 1 << 18  # entries of one bin that are sorted out in memory
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -139,14 +140,18 @@ class _Keys(NamedTuple):
     def histogram(self, shift: int, width: int, prefix: int) -> Int64[Tensor, " bins"]:
         """Count the `width` bits above `shift` of the keys whose bits before them are `prefix`."""
         bins = torch.zeros(1 << width, dtype=torch.int64)
+        counts_all = shift + width == self.bits()
         for _, bits in self.blocks():
-            if self.loops is not None and bits.device.type == "cpu":
-                arguments = self.flip, shift, width, prefix, bins.numpy()
-                self.loops.histogram(bits.numpy(), *arguments)
-                continue
-            digits = self.of(bits).long() >> shift
-            digits = digits[digits >> width == prefix] & (1 << width) - 1
-            bins += torch.bincount(digits, minlength=1 << width).cpu()
+            if self.loops is None or bits.device.type != "cpu":
+                digits = self.of(bits).long() >> shift
+                digits = digits[digits >> width == prefix] & (1 << width) - 1
+                bins += torch.bincount(digits, minlength=1 << width).cpu()
+            elif counts_all:
+                held = bits.numpy()
+                words = held[: held.size - held.size % (8 // held.itemsize)].view(np.uint64)
+                self.loops.count_digits(held, words, self.flip, shift, bins.numpy())
+            else:
+                self.loops.count_within(bits.numpy(), self.flip, shift, width, prefix, bins.numpy())
         return bins
 
     def mark(
@@ -155,23 +160,27 @@ class _Keys(NamedTuple):
         found: _Bin,
         inside: int,
         codes: UInt8[Tensor, " entries"],
-    ) -> Int64[Tensor, " few"]:
-        """Add `inside` above the bin; mark ties if it is whole, else return its places."""
+    ) -> tuple[Int64[Tensor, " few"], Shaped[Tensor, " few"]]:
+        """Add `inside` above the bin; mark ties if it is whole, else return its places and keys."""
         whole = found.shift == 0
         if self.loops is not None and bits.device.type == "cpu":
             index = torch.empty(0 if whole else found.entries, dtype=torch.int64)
+            held = torch.empty(index.shape, dtype=bits.dtype)
             first = found.prefix << found.shift
             last = first + (1 << found.shift) - 1
             rule = torch.tensor([self.flip, torch.iinfo(bits.dtype).max, first, last]).to(bits)
-            arguments = rule.numpy(), inside, 2 * inside * whole, codes.numpy(), index.numpy()
-            return index[: self.loops.mark(bits.numpy(), *arguments)]
+            marks = inside, 2 * inside * whole
+            room = codes.numpy(), index.numpy(), held.numpy()
+            few = self.loops.mark(bits.numpy(), rule.numpy(), *marks, *room)
+            return index[:few], self.of(held[:few])
         digits = self.of(bits) >> found.shift
         codes += (digits > found.prefix).to(torch.uint8) * inside
         within = digits == found.prefix
         if whole:
             codes += within.to(torch.uint8) * (2 * inside)
             within = within[:0]
-        return within.nonzero()[:, 0]
+        index = within.nonzero()[:, 0]
+        return index, self.of(bits[index])
 
 
 def _narrow(keys: _Keys, rank: int) -> _Bin:
@@ -195,17 +204,17 @@ def _mark(keys: _Keys, codes: UInt8[Tensor, "m n"], alpha: float, inside: int) -
     wanted = alpha * codes.numel()
     rank = min(max(math.ceil(wanted), 1), codes.numel())
     found = _narrow(keys, rank)
-    candidates = []
+    flat, width = codes.view(-1), codes.shape[1]
+    places, keys_left = [], []
     for place, block in keys.blocks():
-        flat = codes[place].view(-1)
-        index = keys.mark(block, found, inside, flat)
-        candidates.append((flat, index, keys.of(block[index])))
+        part = flat[place.start * width : place.stop * width]
+        index, within = keys.mark(block, found, inside, part)
+        places.append(index + place.start * width)
+        keys_left.append(within)
     if found.shift == 0:
         return (wanted - found.above) / found.entries
-    left = torch.cat([values for _, _, values in candidates])
+    left = torch.cat(keys_left)
     threshold = left.kthvalue(left.numel() - (rank - found.above) + 1).values
-    for flat, index, values in candidates:
-        state = (values > threshold).to(torch.uint8) + 2 * (values == threshold).to(torch.uint8)
-        flat[index] += inside * state
-    above, tied = int((left > threshold).sum()), int((left == threshold).sum())
-    return (wanted - found.above - above) / tied
+    above, tied = left > threshold, left == threshold
+    flat[torch.cat(places)] += inside * above.to(torch.uint8) + 2 * inside * tied.to(torch.uint8)
+    return (wanted - found.above - int(above.sum())) / int(tied.sum())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offaxis.linalg.kernels import _prefetch, compiled
+from offaxis.linalg.kernels import compiled, prefetch
 
 _U = np.uint64
 _AHEAD = 32  # entries whose partners are on their way into the cache
@@ -65,7 +65,7 @@ def shuffle(values: NDArray[Any], state: NDArray[np.uint64]) -> None:
             places[t] = ((word >> _U(32)) * n + (((word & _U(0xFFFFFFFF)) * n) >> _U(32))) >> _U(32)
         for t in range(_U(count)):
             if t + _U(_AHEAD) < _U(count):
-                _prefetch(values, places[t + _U(_AHEAD)])
+                prefetch(values, places[t + _U(_AHEAD)])
             here, there = _U(last) - t, places[t]
             values[here], values[there] = values[there], values[here]
         last -= count
