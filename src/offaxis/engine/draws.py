@@ -25,6 +25,8 @@ Settled = Sequence[tuple[Diagnostic, Settings]]
 _SMALL = 256
 """Up to this dimension the exact tier is as quick as the fast one."""
 
+_ROWS = 64  # of a matrix added at a time
+
 
 class Draws(NamedTuple):
     """How many random updates of each ensemble, and the key they are drawn from."""
@@ -129,7 +131,10 @@ def _exactly(
 
 def _counted(anchor: PreparedAnchor, delta: Tensor, eta: float) -> Counts:
     """Count a random update's changes; float32 is fine enough a step towards bf16."""
-    current = (delta + anchor.W).float()
+    current = torch.empty_like(delta, dtype=torch.float32)
+    parts = (W.split(_ROWS) for W in (current, delta, anchor.W))
+    for here, moved, W in zip(*parts, strict=True):
+        here.copy_(moved + W)
     return count(anchor.W, current, anchor.codes, eta, strata=anchor.strata)
 
 

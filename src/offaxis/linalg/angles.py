@@ -102,7 +102,7 @@ def _image_energy(W: Float[Tensor, "m n"], E: Float64[Tensor, "m k"], unit: floa
         held = E.float()
         total = held.new_zeros(W.shape[1], held.shape[1])
         for rows in _stretches(W.shape[0]):
-            total += product((W[rows].float() / unit).T, held[rows])
+            total += product(W[rows].float().div_(unit).T, held[rows])
         return float(total.double().square().sum())
     exponent = scale_exponent(W)
     unit *= 2.0**-exponent

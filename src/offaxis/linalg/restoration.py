@@ -14,7 +14,8 @@ _PAIRS = 1 << 16  # entries drawn to follow the spikes through the cast
 _FEWEST = 1 << 12
 _ROUNDS = 30
 _SETTLED = 1e-4
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
+_FOLLOWED = 1 << 13  # pairs whose rounding is averaged at a time
 
 
 def restore_spikes(
@@ -54,7 +55,7 @@ def restore_spikes(
     units, rows, cols = _binades(anchor)
     pairs = min(_PAIRS, max(_FEWEST, m * n // 8))
     i, j = (torch.randint(0, d, (pairs,), generator=generator) for d in (m, n))
-    shown, unit = U[i] * V[j], spacing(anchor[i, j].double().abs())
+    shown, unit = U[i].mul_(V[j]), spacing(anchor[i, j].double().abs())
     x, true_U, true_V = values, U, V
     for _ in range(_ROUNDS):
         rest = max(rms**2 - float(x.square().sum()) / (m * n), 0.01 * rms**2)
@@ -62,13 +63,19 @@ def restore_spikes(
         col_rms = (rest + true_V.square() @ x.square() / m).sqrt()
         true_U = _true_directions(U, rows, units, row_rms)
         true_V = _true_directions(V, cols, units, col_rms)
-        signal = (true_U[i] * true_V[j]) @ x
-        passed = (shown * mean_rounded(signal, unit, math.sqrt(rest))[:, None]).sum(0)
+        signal = true_U[i].mul_(true_V[j]) @ x
+        passed = (shown * _passed(signal, unit, math.sqrt(rest))[:, None]).sum(0)
         aligned = (U * true_U).sum(0) * (V * true_V).sum(0)
         x, last = values / (aligned * passed / (shown * signal[:, None]).sum(0)).clamp(min=0.02), x
         if float((x / last - 1).abs().max()) < _SETTLED:
             break
     return summarise(x, energy)
+
+
+def _passed(signal: Tensor, unit: Tensor, sd: float) -> Tensor:
+    """What the cast lets through on average, a stretch of pairs at a time."""
+    parts = zip(signal.split(_FOLLOWED), unit.split(_FOLLOWED), strict=True)
+    return torch.cat([mean_rounded(*part, sd) for part in parts])
 
 
 class _Binades(NamedTuple):
