@@ -12,6 +12,7 @@ import torch
 
 from offaxis.checkpoints.trajectory import find_trajectories, open_checkpoint
 from offaxis.diagnostics.base import Tier
+from offaxis.engine import Stored, evaluate
 from offaxis.measurement import Options, measure
 from pairs import layers, save_model
 from rows import Row, named, row
@@ -57,11 +58,13 @@ def _measured(folder: Path, tier: Tier) -> tuple[int, int, int]:
     _forget_peak()
     tested = Tested(tier, open_checkpoint(folder / "anchor").read(name))
     tested.prepare()
+    assert tested.anchor is not None
     anchor = _status("VmHWM")
     _forget_peak()
-    current = open_checkpoint(folder / "run/checkpoint-1").read(name)
-    tested.evaluate(current, Options().draws_for("bench"))
-    return anchor, _status("VmHWM"), current.nbytes
+    reader = open_checkpoint(folder / "run/checkpoint-1")
+    held = Stored(lambda: reader.read(name), torch.bfloat16, "float32")
+    evaluate(tested.anchor, held, tested.chosen, {}, Options().draws_for("bench"))
+    return anchor, _status("VmHWM"), tested.W.nbytes
 
 
 def flatness() -> list[Row]:

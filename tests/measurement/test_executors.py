@@ -25,7 +25,7 @@ from offaxis.measurement.executors import engine_for, follows, open_executor
 from offaxis.measurement.executors.base import Limits, in_turn
 from offaxis.measurement.executors.cluster import find_cluster
 from offaxis.measurement.executors.torchrun import VARIABLES
-from offaxis.workers import SINGLE_THREAD
+from offaxis.workers import GIVES_BACK, SINGLE_THREAD
 from tests.measurement.test_faults import content, finished
 from tests.models import anchor_weights, moved, save, save_run
 
@@ -81,6 +81,8 @@ def test_workers_have_one_thread_and_the_parent_keeps_its_environment(
     with open_executor("pool", 1, None) as pool:
         found = dict(pool.as_done(os.getenv, list(SINGLE_THREAD)))
         assert set(found.values()) == {"1"}
+        returns = dict(pool.as_done(os.getenv, list(GIVES_BACK)))
+        assert list(returns.values()) == list(GIVES_BACK.values())
         assert list(pool.as_done(eval, ["__import__('torch').get_num_threads()"])) == [(0, 1)]
         with pytest.raises(CheckpointError, match="no such folder"):
             list(pool.as_done(hash_checkpoint, [tmp_path / "nowhere"]))

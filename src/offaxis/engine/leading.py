@@ -1,5 +1,7 @@
 """The leading singular vectors of an update, as later stages build on them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,14 @@ def leading(delta: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
     return found | {"norm": torch.tensor(frobenius(delta), dtype=torch.float64)}
 
 
-def leading_factors(before: Tensor, after: Tensor, vectors: int, tier: Tier) -> dict[str, Tensor]:
-    """Return the leading factors of the step from one checkpoint's matrix to another's."""
-    return leading(difference(before, after).D, vectors, tier)
+def leading_factors(
+    before: Callable[[], Tensor], after: Callable[[], Tensor], vectors: int, tier: Tier
+) -> dict[str, Tensor]:
+    """Return the leading factors of the step from one checkpoint's matrix to another's.
+
+    Both are read when they are needed; the step alone is held while it is factored.
+    """
+    delta = difference(before(), after()).D
+    if tier == "exact" and min(delta.shape) > _SMALL:
+        delta = delta.double()  # as Lanczos will want it, in place of a copy beside it
+    return leading(delta, vectors, tier)

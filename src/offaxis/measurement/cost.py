@@ -11,6 +11,19 @@ from offaxis.linalg.products import product
 
 FLOAT64, FLOAT32 = 8, 4
 
+_FIXED = 8 << 20
+"""Tables by magnitude, and entries in work."""
+
+_BUFFERS = 48 << 20
+"""What BLAS and LAPACK keep for products of large matrices; of smaller ones, 3 bytes an entry."""
+
+_PAIRS = 1 << 16
+_RESTORED = 3 * 16 * FLOAT64
+"""Bytes of each pair of entries that spikes are followed on."""
+
+_SMALL = 512
+"""Up to this dimension a step's leading vectors come from its Gram matrix."""
+
 # Work in multiples of one product of its size, fitted to timings of both tiers (make bench).
 _TRIDIAGONAL = 14.0
 """Reducing a p x p matrix is bound by memory: its p^3 cost as much as so many of a product."""
@@ -25,28 +38,50 @@ def stored_bytes(view: View) -> int:
     return view.numel * itemsize
 
 
-def peak_bytes(view: View, tier: Tier) -> int:
+def peak_bytes(view: View, tier: Tier, top: int) -> int:
     """Memory that measuring a view holds at most, whatever the number of checkpoints.
 
-    The anchor as stored with its masks and its basis in float32, the checkpoint as stored, the
-    delta and a working copy of it; beside them the larger of what factoring the anchor takes and
-    of what the tier's own factorisation does.
+    Factoring the anchor takes its Gram matrix, which becomes its eigenvectors, and LAPACK's work of
+    twice that size, or those vectors and the right ones. A checkpoint is measured beside the anchor
+    as stored, its masks, its basis in float32 and its leading vectors in float64; it takes, in
+    turn, its own Gram matrix while it is there as stored (exact tier), and the update with what a
+    projection, a draw's entries or the spikes' restoration need, or with its own Gram matrix.
+
+    Args:
+        view: The matrix.
+        tier: By which engine.
+        top: How many leading vectors of the anchor are held in float64.
     """
     if view.kind == "elements":
-        return 6 * FLOAT64 * view.numel
+        return _FIXED + 6 * FLOAT64 * view.numel
     p, q = sorted(view.shape)
+    stored, square = stored_bytes(view), p * p * FLOAT64
     wide = FLOAT32 if getattr(torch, view.dtype).itemsize <= 2 else FLOAT64
-    held = 2 * stored_bytes(view) + view.numel * (1 + wide) + (p * p + p * q) * FLOAT32
-    square = p * p * FLOAT64
-    return held + (4 * square if tier == "exact" else 3 * square) + 2 * FLOAT64 * q * (p // 4 + 1)
+    basis, vectors = (p * p + p * q) * FLOAT32, (p + q) * top * FLOAT64
+    factoring = stored + max(3 * square, square + p * q * FLOAT64 + vectors)
+    held = stored + view.numel + basis + vectors
+    work = max(2 * square, view.numel * FLOAT32, _RESTORED * min(view.numel // 8, _PAIRS))
+    measuring = wide * view.numel + work
+    if tier == "exact":
+        rotating = stored + square + 4 * vectors + p * q * FLOAT32
+        stepping = (wide + FLOAT64) * view.numel if p > _SMALL else 0
+        measuring = max(measuring, rotating, stepping)
+    return _beside(view) + max(factoring, held + measuring)
 
 
 def comparing_bytes(view: View, walk_draws: int) -> int:
     """Memory that comparing the checkpoints of a view holds at most, whatever their number.
 
-    A position of every walk of the null in float32, and another while it is factored.
+    A position of every walk of the null in float32, beside what one is factored with.
     """
-    return 0 if view.kind == "elements" else (walk_draws + 2) * FLOAT32 * view.numel
+    if view.kind == "elements":
+        return _FIXED
+    return 2 * _FIXED + _beside(view) + (walk_draws + 1) * FLOAT32 * view.numel
+
+
+def _beside(view: View) -> int:
+    """What is held beside matrices."""
+    return _FIXED + min(3 * view.numel, _BUFFERS)
 
 
 def seconds(view: View, tier: Tier, num_units: int, num_draws: int) -> float:

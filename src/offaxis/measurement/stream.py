@@ -28,6 +28,8 @@ from offaxis.measurement import beside, cost, units
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
+_STRETCH = 1 << 18  # entries looked at at a time
+
 
 class Source(NamedTuple):
     """One checkpoint, with the hash that names its content; its folder may be gone since."""
@@ -74,8 +76,13 @@ class Task:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that the task holds at most, beside the interpreter."""
-        return cost.peak_bytes(self.view, self.options.tier)
+        """Memory that the task holds at most, beside the interpreter and its libraries."""
+        known, o = diagnostics(), self.options
+        named = {name for each in o.passes for name in each.diagnostics if name in known}
+        chosen = {name: known[name] for name in named}
+        request = request_for(chosen, o.overrides, self.view.shape, o.tier, vectors=1)
+        measuring = cost.peak_bytes(self.view, o.tier, request.top)
+        return max(measuring, cost.comparing_bytes(self.view, o.walk_draws))
 
     def core_seconds(self, tier: Tier) -> float:
         """Estimated time on one core by a tier, if no unit is finished."""
@@ -246,7 +253,8 @@ def _increment(job: _Job, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if job.before is job.task.anchor:
         step = kept
     else:
-        before, after = _placed(job, open_checkpoint(job.before.path)), _placed(job, job.reader)
+        before = partial(_placed, job, open_checkpoint(job.before.path))
+        after = partial(_placed, job, job.reader)
         step = leading_factors(before, after, job.vectors, job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
 
@@ -261,7 +269,9 @@ def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:
     W = reader.read(view.tensor, view.entry).reshape(view.shape)
     if each.storage == "bf16":
         W = rounding.narrowed(W)
-    bad = int((~W.isfinite()).sum())
+    bad = W.numel()
+    for part in W.reshape(-1).split(_STRETCH):
+        bad -= int(part.isfinite().sum())
     if bad:
         raise CheckpointError(
             f"tensor {view.label!r} in {reader.path}",

@@ -1,0 +1,109 @@
+"""What one matrix takes is what the plan says, whatever the number of checkpoints."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from offaxis.checkpoints.trajectory import find_trajectories
+from offaxis.diagnostics.base import Tier
+from offaxis.measurement import Options
+from offaxis.measurement.assemble import RunView, gather_rows
+from offaxis.measurement.plan import make_plan
+from offaxis.measurement.stream import Task, run_task
+from offaxis.table import ResultsFolder
+from offaxis.workers import WORKER
+from tests.models import save
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells the peak")
+
+NAME, WARM = "model.layers.0.mlp.up_proj.weight", (320, 320)
+
+
+class Peaks(NamedTuple):
+    """Bytes above start, and those that were stated: of measuring, of comparing checkpoints."""
+
+    measuring: int
+    stated: int
+    comparing: int
+    stated_comparing: int
+
+
+def made(folder: Path, shape: tuple[int, int], checkpoints: int) -> Path:
+    g = torch.Generator().manual_seed(0)
+    W = 0.02 * torch.randn(shape, generator=g)
+    save(folder / "checkpoint-0", {NAME: W}, torch.bfloat16)
+    for step in range(1, checkpoints + 1):
+        W = W + 1e-4 * torch.randn(shape, generator=g)
+        save(folder / f"checkpoint-{step}", {NAME: W}, torch.bfloat16)
+    return folder
+
+
+def measured(folder: Path, options: Options) -> Peaks:
+    results = ResultsFolder(folder / "results")
+    trajectories = find_trajectories([folder])
+    plan = make_plan(trajectories, results, options, str)
+    task: Task = plan.tasks[0]
+    steps = tuple(source.step for source in plan.sources[folder.name])
+    rows = results.spool(folder.name) / "0.arrows"
+    view = RunView(results, folder.name, "", {"stored": steps}, task.view, "float32", options, rows)
+    start = status("VmRSS")
+    measuring = peak(lambda: run_task(task)) - start
+    comparing = peak(lambda: gather_rows(view)) - start
+    return Peaks(measuring, task.peak_bytes, comparing, view.peak_bytes)
+
+
+def warmed(warm: Path, folder: Path, options: Options) -> Peaks:
+    """The peaks in a process that has loaded and compiled what it needs."""
+    torch.set_num_threads(1)
+    measured(warm, options)
+    return measured(folder, options)
+
+
+def status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def peak(work: Callable[[], object]) -> int:
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
+    work()
+    return status("VmHWM")
+
+
+def in_fresh_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, options: Options
+) -> Peaks:
+    for name, value in WORKER.items():
+        monkeypatch.setenv(name, value)
+    warm = made(tmp_path / f"warm-{folder.name}", WARM, 2)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(warmed, warm, folder, options).result()
+
+
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_a_matrix_takes_no_more_than_is_stated(
+    tier: Tier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(tmp_path / "run", (640, 1280), 2)
+    found = in_fresh_process(monkeypatch, tmp_path, folder, Options(tier=tier))
+    assert found.stated / 2 <= found.measuring <= found.stated
+    assert found.comparing <= found.stated_comparing
+
+
+def test_comparing_twenty_checkpoints_holds_what_four_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(tier="fast", draws=0, edge_draws=0)
+    few, many = (
+        in_fresh_process(monkeypatch, tmp_path, made(tmp_path / f"of{n}", (512, 1024), n), options)
+        for n in (4, 20)
+    )
+    factors = 8 * 2 * 16 * (512 + 1024)  # of one checkpoint's update and step, left and right
+    assert many.comparing <= few.comparing + 8 * factors  # half of what 16 more would hold
+    assert many.measuring <= 1.1 * few.measuring
