@@ -42,7 +42,7 @@ def case(
     request = request_for(diagnostics(), overrides, tuple(W0.shape), tier, vectors=vectors)
     anchor = prepare(W0, request)
     update, _, kept = facts_of(anchor, Stored(W1, storage, "float32"), 0)
-    return Case(W0, W1, above_edge(anchor, update, kept, edge, "test"), overrides)
+    return Case(W0, W1, above_edge(anchor, update, W1, kept, edge, key="test"), overrides)
 
 
 def read(found: Case, name: str) -> dict[str, Reading]:
