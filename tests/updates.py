@@ -42,7 +42,8 @@ def case(
     request = request_for(diagnostics(), overrides, tuple(W0.shape), tier, vectors=vectors)
     anchor = prepare(W0, request)
     update, _, kept = facts_of(anchor, Stored(lambda: W1, storage, "float32"), 0)
-    return Case(W0, W1, above_edge(anchor, update, kept, edge, "test"), overrides)
+    corrected = above_edge(anchor, update, lambda: W1, kept, edge, key="test")
+    return Case(W0, W1, corrected, overrides)
 
 
 def read(found: Case, name: str) -> dict[str, Reading]:

@@ -59,7 +59,7 @@ def evaluate(
     update, delta, kept = facts_of(anchor, current, seed_for(draws.key, "start"))
     if update.spectrum is not None and any("spikes" in item.units for item, _ in settled):
         edge = anchor.request.margin * noise_edge(delta, draws)
-        update = above_edge(anchor, update, kept, edge, draws.key)
+        update = above_edge(anchor, update, current.read, kept, edge, key=draws.key)
     drawn = drawn_nulls(anchor, update, delta, settled=settled, draws=draws)
     return Evaluation([_evaluated(*each, update, drawn) for each in settled], kept)
 

@@ -1,6 +1,6 @@
 """What stands above the noise edge, freed of what noise and the cast to bf16 did to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,17 @@ from offaxis.diagnostics.base import Spectrum, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import generator_for
 from offaxis.linalg.debias import Profile, correct, noise_profile
-from offaxis.linalg.restoration import Entries, restore_spikes
+from offaxis.linalg.restoration import restore_spikes
 
 
 def above_edge(
-    anchor: PreparedAnchor, update: WeightUpdate, kept: Mapping[str, Tensor], edge: float, key: str
+    anchor: PreparedAnchor,
+    update: WeightUpdate,
+    read: Callable[[], Tensor],
+    kept: Mapping[str, Tensor],
+    edge: float,
+    *,
+    key: str,
 ) -> WeightUpdate:
     """The update with its noise edge and its spikes corrected.
 
@@ -40,7 +46,8 @@ def above_edge(
             left[:, : found.spikes],
             right[:, : found.spikes],
             anchor.W.bfloat16(),
-            behind=Entries(rms, seen.kurtosis),
+            read().bfloat16(),
+            rms=rms,
             visible=Profile(*energies),
             generator=generator_for(key, "restore"),
         )

@@ -4,14 +4,14 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from scipy.special import roots_genlaguerre
 from torch import Tensor
 
 _LOW, _HIGH, _STEP = -6.0, 3.0, 1 / 16  # binary logarithms of the deviation in units
 _PLACES = 33  # of a signal between two values of the grid
 _NODES = 8
-_SPREAD = 0.02  # variance of the squared scale below which a law is a Gaussian
+_SPREAD = 0.12  # variance of the squared scale below which a law is not told from a Gaussian
 _MOST = 3.0  # variance of the squared scale beyond which no law is told
 
 
@@ -121,10 +121,10 @@ def rounded_means(law: Law) -> Float64[Tensor, "g places"]:
 
 
 def rounded_mean(
-    table: Float64[Tensor, "g places"],
-    signal: Float64[Tensor, "*shape"],
-    ratio: Float64[Tensor, "*shape"],
-) -> Float64[Tensor, "*shape"]:
+    table: Float[Tensor, "g places"],
+    signal: Float[Tensor, "*shape"],
+    ratio: Float[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
     """Look up the mean of a rounded signal, in units, under noise of deviations in units."""
     near = signal.round()
     beyond = signal - near

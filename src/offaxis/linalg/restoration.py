@@ -1,10 +1,9 @@
 """The spikes of an update without what the cast to bf16 hid of them."""
 
-import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import BFloat16, Float64
+from jaxtyping import BFloat16, Float32, Float64
 from torch import Generator, Tensor
 
 from offaxis.linalg import passage
@@ -12,19 +11,15 @@ from offaxis.linalg.debias import Corrected, Profile, summarise
 from offaxis.linalg.rounding import spacing
 
 _GROUP = 32  # columns of a tile of entries that are followed through the cast
-_TILED = 1 << 16  # entries followed
+_TILED = 1 << 18  # entries followed
 _LINES = 512  # of which the binades are counted for the lines across them
 _ROUNDS = 30
 _SETTLED = 3e-4
+_FALLS = 0.9  # most that a step may be of the one before it
 _SIZINGS = 5
+_FINE = 2.0  # units in the last place that the noise measures where rounding does not matter
+_ENOUGH = 1000
 _LEAST = 0.01  # of an energy, what is left of it at least
-
-
-class Entries(NamedTuple):
-    """What is told of the true update's entries: their root mean square and their kurtosis."""
-
-    rms: float
-    kurtosis: float = 3.0
 
 
 def restore_spikes(
@@ -32,8 +27,9 @@ def restore_spikes(
     U: Float64[Tensor, "m k"],
     V: Float64[Tensor, "n k"],
     anchor: BFloat16[Tensor, "m n"],
+    current: BFloat16[Tensor, "m n"],
     *,
-    behind: Entries,
+    rms: float,
     visible: Profile,
     generator: Generator,
 ) -> Corrected:
@@ -42,17 +38,19 @@ def restore_spikes(
     For an anchor on the bf16 grid. A signal L inside an update whose rest is noise of variance
     $r_ic_j$ shows as $M(L)=E[\text{round}(L+\sqrt{r_ic_j}\,z)]$, entry by entry; rows and columns
     of heavier weights, and of smaller noise, pass less. The variances are those that would show
-    the energies that rows and columns show; z has the kurtosis that the weights with an open gate
-    tell, as a Gaussian of varying size. The true directions are taken as the visible ones over the
-    mean gain of their rows and columns; the strengths are those for which $u_k^TM(L)v_k$ is what
-    was seen, by fixed point on tiles of entries that cover all rows and columns.
+    the energies that rows and columns show; z is a Gaussian of varying size, with the kurtosis that
+    the weights tell whose spacing is far below the update. The true directions are taken as the
+    visible ones over the mean gain of their rows and columns; the strengths are those for which
+    $u_k^TM(L)v_k$ is what was seen, by fixed point on tiles of entries that cover all rows and
+    columns.
 
     Args:
         corrected: The visible spikes without their noise.
         U: Their left singular vectors, in the same order.
         V: Their right singular vectors.
         anchor: The anchor.
-        behind: The true update's entries.
+        current: The checkpoint.
+        rms: Root mean square of the true update's entries.
         visible: Sums of squares of the rows and columns of the visible update.
         generator: Draws the tiles.
 
@@ -60,20 +58,22 @@ def restore_spikes(
         Strengths and shares of the true update's energy, rms^2 mn.
     """
     m, n = anchor.shape
-    energy, values = behind.rms**2 * m * n, corrected.values
+    energy, values = rms**2 * m * n, corrected.values
     if corrected.stable_rank is None:
         return summarise(values, energy)
-    rows, cols = _sides(anchor, visible, behind, generator)
-    U_behind, V_behind = _true_directions(U, rows), _true_directions(V, cols)
-    tiles = _tiles(anchor, (U, V), (U_behind, V_behind), (rows, cols), generator)
-    seen = values / ((U * U_behind).sum(0) * (V * V_behind).sum(0)).clamp(min=_LEAST)
-    law, x = passage.law_of(3.0), values
+    rows, cols = _sides(anchor, visible, rms, generator)
+    places = _places(m, n, generator)
+    behind = _true_directions(U, rows), _true_directions(V, cols)
+    tiles = _tiles((anchor, current), (U, V), behind, (rows, cols), places, rms)
+    aligned = (U * behind[0]).sum(0) * (V * behind[1]).sum(0)
+    x = (values / rms).clamp(min=_LEAST * float(values.max()) / rms)
+    law, seen = passage.law_of(3.0), x / aligned.clamp(min=_LEAST)
     for _ in range(2):
         x = _strengths(seen, x, tiles, law)
-        law = passage.law_of(_kurtosis(x, tiles, behind))
+        law = passage.law_of(_kurtosis(x, tiles))
         if len(law.shares) == 1:
             break
-    return summarise(x, energy)
+    return summarise(torch.where(values > 0, x * rms, 0.0), energy)
 
 
 class _Side(NamedTuple):
@@ -84,13 +84,13 @@ class _Side(NamedTuple):
 
 
 def _sides(
-    anchor: BFloat16[Tensor, "m n"], visible: Profile, behind: Entries, generator: Generator
+    anchor: BFloat16[Tensor, "m n"], visible: Profile, rms: float, generator: Generator
 ) -> tuple[_Side, _Side]:
     m, n = anchor.shape
     some_rows, some_cols = (torch.randperm(d, generator=generator)[:_LINES] for d in (m, n))
     across = anchor[:, some_cols], anchor[some_rows].T
     energies = visible.rows / n, visible.cols / m
-    rows, cols = (_side(a, e, behind.rms) for a, e in zip(across, energies, strict=True))
+    rows, cols = (_side(a, e, rms) for a, e in zip(across, energies, strict=True))
     return rows, cols
 
 
@@ -128,10 +128,13 @@ def _true_directions(X: Float64[Tensor, "lines k"], side: _Side) -> Float64[Tens
 
 
 class _Tiles(NamedTuple):
-    """Entries in g tiles of a rows and b columns: what is seen there, and what is behind.
+    """Entries in g tiles of a rows and b columns, in units of the update's root mean square.
+
+    In float32, which is more than their number deserves.
 
     Attributes:
         shape: Of the matrix.
+        step: The visible update.
         unit: In the last place, of the anchor.
         U: What is seen of left directions, at the tiles' rows.
         V: Of right ones, at their columns.
@@ -142,56 +145,64 @@ class _Tiles(NamedTuple):
     """
 
     shape: tuple[int, int]
-    unit: Float64[Tensor, "g a b"]
-    U: Float64[Tensor, "g a k"]
-    V: Float64[Tensor, "g b k"]
-    U_behind: Float64[Tensor, "g a k"]
-    V_behind: Float64[Tensor, "g b k"]
-    rows: Float64[Tensor, "g a"]
-    cols: Float64[Tensor, "g b"]
+    step: Float32[Tensor, "g a b"]
+    unit: Float32[Tensor, "g a b"]
+    U: Float32[Tensor, "g a k"]
+    V: Float32[Tensor, "g b k"]
+    U_behind: Float32[Tensor, "g a k"]
+    V_behind: Float32[Tensor, "g b k"]
+    rows: Float32[Tensor, "g a"]
+    cols: Float32[Tensor, "g b"]
 
-    def signal(self, x: Float64[Tensor, " k"]) -> Float64[Tensor, "g a b"]:
+    def signal(self, x: Float64[Tensor, " k"]) -> Float32[Tensor, "g a b"]:
         """The entries of spikes of the given strengths."""
-        return torch.bmm(self.U_behind * x, self.V_behind.mT)
+        return torch.bmm(self.U_behind * x.float(), self.V_behind.mT)
 
-    def noise(self, x: Float64[Tensor, " k"]) -> tuple[Tensor, Tensor]:
-        """The variance of what is not of the spikes, in each row and in each column."""
-        (m, n), squares = self.shape, x.square()
+    def noise(self, x: Float64[Tensor, " k"]) -> Float32[Tensor, "g a b"]:
+        """The variance of what is not of the spikes."""
+        (m, n), squares = self.shape, x.square().float()
         rows = self.rows - self.U_behind.square() @ squares / n
         cols = self.cols - self.V_behind.square() @ squares / m
-        return rows.maximum(_LEAST * self.rows), cols.maximum(_LEAST * self.cols)
+        rows, cols = rows.maximum(_LEAST * self.rows), cols.maximum(_LEAST * self.cols)
+        mean = float(rows.mean() + cols.mean()) / 2 + torch.finfo(torch.float32).tiny
+        return torch.einsum("ga,gb->gab", rows, cols) / mean
 
-    def shown(self, M: Float64[Tensor, "g a b"]) -> Float64[Tensor, " k"]:
+    def shown(self, M: Float32[Tensor, "g a b"]) -> Float64[Tensor, " k"]:
         """How much of a matrix the seen directions see."""
-        seen: Tensor = (torch.bmm(self.U.mT, M) * self.V.mT).sum((0, 2))
+        seen: Tensor = (torch.bmm(self.U.mT, M) * self.V.mT).sum((0, 2)).double()
         return seen
 
 
-def _tiles(
-    anchor: BFloat16[Tensor, "m n"],
-    seen: tuple[Tensor, Tensor],
-    true: tuple[Tensor, Tensor],
-    sides: tuple[_Side, _Side],
-    generator: Generator,
-) -> _Tiles:
-    """Tiles that cover all rows and columns alike, as often as their number allows."""
-    m, n = anchor.shape
+def _places(m: int, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Rows and columns of tiles that cover all of both alike, as often as their number allows."""
     if m * n <= _TILED:
-        i, j = torch.arange(m)[None], torch.arange(n)[None]
-    else:
-        groups = max(1, max(m, n) // _GROUP)
-        groups = min(groups, m, n)
-        covers = max(1, _TILED * groups // (m * n))
-        i, j = (torch.cat([_dealt(d, groups, generator) for _ in range(covers)]) for d in (m, n))
-    held = anchor[i[:, :, None], j[:, None, :]].double().abs()
-    unit = spacing(held.flatten()).view_as(held)
-    (U, V), (U_behind, V_behind), (rows, cols) = seen, true, (side.variance for side in sides)
-    return _Tiles((m, n), unit, U[i], V[j], U_behind[i], V_behind[j], rows[i], cols[j])
+        return torch.arange(m)[None], torch.arange(n)[None]
+    groups = min(max(1, max(m, n) // _GROUP), m, n)
+    covers = max(1, _TILED * groups // (m * n))
+    i, j = (torch.cat([_dealt(d, groups, generator) for _ in range(covers)]) for d in (m, n))
+    return i, j
 
 
 def _dealt(count: int, groups: int, generator: Generator) -> Tensor:
     each = count // groups
     return torch.randperm(count, generator=generator)[: groups * each].view(groups, each)
+
+
+def _tiles(  # noqa: PLR0917
+    pair: tuple[Tensor, Tensor],
+    seen: tuple[Tensor, Tensor],
+    behind: tuple[Tensor, Tensor],
+    sides: tuple[_Side, _Side],
+    places: tuple[Tensor, Tensor],
+    rms: float,
+) -> _Tiles:
+    i, j = places
+    before, after = (W[i[:, :, None], j[:, None, :]].double() for W in pair)
+    unit = spacing(before.abs().flatten()).view_as(before)
+    (m, n), (U, V), (U_behind, V_behind) = pair[0].shape, seen, behind
+    rows, cols = (side.variance[k] / rms**2 for side, k in zip(sides, places, strict=True))
+    parts = (after - before) / rms, unit / rms, U[i], V[j], U_behind[i], V_behind[j], rows, cols
+    return _Tiles((m, n), *(part.float() for part in parts))
 
 
 def _strengths(
@@ -201,24 +212,37 @@ def _strengths(
     law: passage.Law,
 ) -> Float64[Tensor, " k"]:
     """The strengths whose passage through the cast is what was seen."""
-    table, tiny = passage.rounded_means(law), torch.finfo(torch.float64).tiny
-    for _ in range(_ROUNDS):
-        signal, (rows, cols) = tiles.signal(x), tiles.noise(x)
-        mean = float(rows.mean() + cols.mean()) / 2 + tiny
-        deviation = torch.einsum("ga,gb->gab", rows, cols).div(mean).sqrt()
-        means = passage.rounded_mean(table, signal / tiles.unit, deviation / tiles.unit)
-        gain = tiles.shown(means * tiles.unit) / tiles.shown(signal)
-        x, last = seen / gain.clamp(min=0.02), x
-        if float((x / last - 1).abs().max()) < _SETTLED:
+    table = passage.rounded_means(law).float()
+    moved = torch.zeros_like(x)
+    for step in range(_ROUNDS):
+        signal, deviation = tiles.signal(x), tiles.noise(x).sqrt()
+        ratios = signal / tiles.unit, deviation / tiles.unit
+        means = passage.rounded_mean(table, *ratios) * tiles.unit
+        gain = tiles.shown(means) / tiles.shown(signal)
+        before, moved = moved, (seen / gain.clamp(min=0.02) / x).log()
+        if step % 3 == 2:  # Aitken: what is left of a sequence whose steps fall geometrically
+            ratio = (moved / before).nan_to_num().clamp(-_FALLS, _FALLS)
+            x = x * (moved / (1 - ratio)).exp()
+        else:
+            x = x * moved.exp()
+        if float(moved.abs().max()) < _SETTLED:
             break
     return x
 
 
-def _kurtosis(x: Float64[Tensor, " k"], tiles: _Tiles, behind: Entries) -> float:
-    """That of the noise in an entry, from that of the update over all entries."""
-    square, (rows, cols) = tiles.signal(x).square(), tiles.noise(x)
-    uneven = math.prod(float(v.square().mean() / v.mean().square()) for v in (rows, cols))
-    noise = float(rows.mean() + cols.mean()) / 2
-    mixed = float((rows[:, :, None] * square).mean() + (square * cols[:, None]).mean()) / 2
-    total = behind.kurtosis * behind.rms**4 - float(square.square().mean()) - 6 * mixed
-    return total / (uneven * noise**2)
+def _kurtosis(x: Float64[Tensor, " k"], tiles: _Tiles) -> float:
+    """That of the noise in an entry, from the entries whose rounding is far below it."""
+    noise = tiles.noise(x)
+    wide = noise > (_FINE * tiles.unit).square()
+    if int(wide.sum()) < _ENOUGH:
+        return 3.0
+    noise, step, signal = noise[wide], tiles.step[wide], tiles.signal(x)[wide].square()
+    spacing_energy = tiles.unit[wide].square() / 12
+    square = step.square()
+    # neither the few entries of much noise nor the signal in those of little shall decide
+    weight = 1 / (noise + noise.mean())
+    second = float(weight @ (square - spacing_energy - signal)) / float(weight @ noise)
+    fourth = square.square() - 6 * square * spacing_energy  # of steps, freed of uniform rounding
+    rest = fourth - signal.square() - 6 * second * signal * noise
+    weight = weight.square()
+    return float(weight @ rest) / float(weight @ noise.square()) / second**2

@@ -150,19 +150,11 @@ def _exceedances(
 
 
 class VisibleFraction(NamedTuple):
-    """Visible over true norm of an update.
-
-    Attributes:
-        value: The fraction.
-        sd: Its standard error.
-        method: How the true norm was told.
-        kurtosis: Of the true update's entries; 3, a Gaussian's, where it is not told.
-    """
+    """Visible over true norm of an update, its standard error, and how the true one was told."""
 
     value: float
     sd: float
     method: str
-    kurtosis: float = 3.0
 
 
 def visible_fraction(
@@ -192,11 +184,7 @@ def visible_fraction(
         true = math.sqrt(steps.energy / total)
         spread = max(steps.fourth / steps.energy**2 - 1 / total, 0.0)
         value, method = min(visible_rms / true, 1.0), "rms of the weights with an open gate"
-        sd, kurtosis = (
-            value * math.sqrt(spread + error**2) / 2,
-            total * steps.fourth / steps.energy**2,
-        )
-        return VisibleFraction(value, sd, method, kurtosis)
+        return VisibleFraction(value, value * math.sqrt(spread + error**2) / 2, method)
     low, value, high = (
         min(seen / true_rms(grid, seen), 1.0)
         for seen in (visible_rms * math.exp(shift * error / 2) for shift in (-1, 0, 1))
