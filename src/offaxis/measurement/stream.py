@@ -25,6 +25,7 @@ from offaxis.engine import (
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
 from offaxis.measurement import beside, cost, units
+from offaxis.measurement.ahead import Reader, ahead, worth_it
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
@@ -98,8 +99,10 @@ def run_task(task: Task) -> int:
         if not jobs:
             continue
         anchor = _prepared(task, each, jobs)
-        for job in jobs:
-            _make(job, anchor)
+        readers = [partial(_placed, job, job.reader) for job in jobs]
+        turns = ahead(readers, enabled=worth_it(task.options.device))
+        for job, read in zip(jobs, turns, strict=True):
+            _make(job, anchor, read)
         made += len(jobs)
     return made
 
@@ -219,18 +222,18 @@ def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
     return prepare(W, request)
 
 
-def _make(job: _Job, anchor: PreparedAnchor) -> None:
+def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
     key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    held = Stored(partial(_placed, job, job.reader), getattr(torch, stored), job.series.master)
+    held = Stored(read, getattr(torch, stored), job.series.master)
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
     is_mixed = each.storage == "stored" and stored != view.dtype
     flags = ("mixed_precision",) if is_mixed else ()
     readings, nulls = units.cells(found.evaluated, each.storage, flags)
     tensors = dict(found.kept)
     if similarity.NAME in job.lacking:
-        tensors |= _increment(job, found.kept)
+        tensors |= _increment(job, found.kept, read)
     path = unit_path(job.task, job.series, job.source, each.storage)
     if job.adds and (earlier := units.load(path)) is not None:
         readings = beside.rows(earlier.readings, readings)
@@ -248,14 +251,13 @@ _OF_STEP = {
 }
 
 
-def _increment(job: _Job, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str, Tensor]:
     """The leading factors of the step since the checkpoint before; at the first, of the update."""
     if job.before is job.task.anchor:
         step = kept
     else:
         before = partial(_placed, job, open_checkpoint(job.before.path))
-        after = partial(_placed, job, job.reader)
-        step = leading_factors(before, after, job.vectors, job.task.options.tier)
+        step = leading_factors(before, read, job.vectors, job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
 
 
