@@ -22,6 +22,7 @@ from offaxis.measurement.earlier import (
     require_same_tier,
 )
 from offaxis.measurement.executors import Executor, open_executor
+from offaxis.measurement.fallbacks import describe_fast
 from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan, master_precision
 from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
@@ -83,6 +84,8 @@ def measure(
         with exclusively(out / ".lock"):
             held = results.manifest() if results.manifest_path.exists() else {}
             results.write_manifest(manifest(plan, options, held, study))
+        if options.tier == "fast":
+            console.print(describe_fast(results, runs))
     return results
 
 

@@ -16,7 +16,7 @@ import torch
 from offaxis.errors import ResultsError, UsageError
 from offaxis.measurement.executors.base import Answer, Limits, Work, in_turn
 from offaxis.measurement.executors.cluster import find_cluster
-from offaxis.workers import SINGLE_THREAD, num_cores, require_workers
+from offaxis.workers import WORKER, num_cores, require_workers
 
 MAX_RETRIES = 3
 """How often a task is begun again whose worker has died, as by default in Ray."""
@@ -52,7 +52,7 @@ class Ray:
         common: dict[str, Any] = {
             "logging_level": "ERROR",
             "log_to_driver": False,
-            "runtime_env": {"env_vars": SINGLE_THREAD},
+            "runtime_env": {"env_vars": WORKER},
         }
         if find_cluster():
             try:
