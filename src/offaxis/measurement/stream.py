@@ -127,7 +127,7 @@ class _Job:
         """How many singular vectors of the update are kept."""
         asked = self.task.options.similarity_ranks
         ranks = similarity.ranks_for(min(self.task.view.shape), asked)
-        return max(*ranks, *self.provenance.ranks, 1)
+        return max([*ranks, *self.provenance.ranks, 1])
 
 
 def unit_path(task: Task, series: Series, source: Source, storage: str) -> Path:
