@@ -21,8 +21,11 @@ _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 
 
 def find_cluster(
     environment: Mapping[str, str] = os.environ, patience: float = PATIENCE_SECONDS
-) -> bool:
-    """Whether there is a cluster to join: the one of RAY_ADDRESS, or one that runs on this node.
+) -> str | None:
+    """The cluster to join: the address in RAY_ADDRESS, or "auto" for the last `ray start` here.
+
+    Other clusters of this machine are somebody else's. Ray itself then finds the last one, and with
+    it the user's right to join it, which it does not look for where it is given an address.
 
     Args:
         environment: Where the address is looked for.
@@ -33,11 +36,11 @@ def find_cluster(
     """
     named = environment.get("RAY_ADDRESS", "")
     if named == "local":
-        return False
+        return None
     if named in {"", "auto"}:
         # A head that was killed leaves its address behind.
         left = _left_by_ray_start(environment)
-        return left is None or _why_silent(left, patience) is None
+        return "auto" if left is not None and _why_silent(left, patience) is None else None
     if why := _why_silent(named, patience):
         raise UsageError(
             "RAY_ADDRESS",
@@ -45,7 +48,7 @@ def find_cluster(
             found=f"{named!r}: {why}",
             do="start one with ray start --head, or unset the variable",
         )
-    return True
+    return named
 
 
 def _left_by_ray_start(environment: Mapping[str, str]) -> str | None:

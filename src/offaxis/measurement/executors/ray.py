@@ -1,4 +1,4 @@
-"""A Ray cluster: the one that runs here or that RAY_ADDRESS names, else one started in process.
+"""A Ray cluster: what RAY_ADDRESS or the last `ray start` names, else one started in process.
 
 One remote task an item, begun again when its worker has died. Only paths and settings travel, so
 every node must see the checkpoints, the results and the folder we stand in under the same paths.
@@ -54,15 +54,12 @@ class Ray:
             "log_to_driver": False,
             "runtime_env": {"env_vars": WORKER},
         }
-        if find_cluster():
+        if address := find_cluster():
             try:
-                self._ray.init("auto", **common)
+                self._ray.init(address, **common)
                 return
-            except RuntimeError as error:  # of another version
-                raise _not_joined(error) from error
-            except ConnectionError as error:
-                if os.environ.get("RAY_ADDRESS"):
-                    raise _not_joined(error) from error
+            except (ConnectionError, RuntimeError) as error:
+                raise _not_joined(address, error) from error
         self._ray.init(
             "local",
             num_cpus=self.limits.tasks or num_cores(),
@@ -123,13 +120,13 @@ class Ray:
             ) from error
 
 
-def _not_joined(error: Exception) -> UsageError:
-    address = os.environ.get("RAY_ADDRESS")
+def _not_joined(address: str, error: Exception) -> UsageError:
     return UsageError(
-        "RAY_ADDRESS" if address else "--executor ray",
+        "--executor ray",
         expected="a cluster of this version of Ray and Python, of which this machine is a node",
-        found=f"{address or 'the one that runs here'}: {' '.join(str(error).split())[:200]}",
-        do="join it with ray start --address, or start another one with ray start --head",
+        found=f"{address!r}: {' '.join(str(error).split())[:200]}",
+        do="join it with ray start --address, set RAY_AUTH_MODE=token if it asks for one, "
+        "or start another one with ray start --head",
     )
 
 
