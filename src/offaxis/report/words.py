@@ -101,6 +101,7 @@ FLAG_WORDS = {
     "masters_unknown": "not known in which format training held the weights: the gate's nulls hold "
     "for float32 that began at the stored anchor",
     "mask_at_tie": "the rank of the principal mask cuts through equal singular values",
+    "not_needed": "the exact tier does not need it",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
     "no_visible_change": "no entry changed in bf16",
