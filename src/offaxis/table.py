@@ -154,17 +154,19 @@ class TableWriter:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._schema = schema
         self._held: list[pa.RecordBatch] = []
+        self._held_bytes = 0
         self._is_empty = True
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
         self._held.append(batch)
-        if sum(held.nbytes for held in self._held) >= _GROUP_BYTES:
+        self._held_bytes += batch.nbytes
+        if self._held_bytes >= _GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_batches(self._held, self._schema).combine_chunks())
-        self._held, self._is_empty = [], False
+        self._held, self._held_bytes, self._is_empty = [], 0, False
 
     def close(self, *, whole: bool) -> None:
         """End the file; where it is not whole, leave out what is not written yet."""

@@ -140,11 +140,10 @@ def ritz(space: Space, *, whole: bool = False) -> Ritz:
 
     Args:
         space: The space.
-        whole: Also take what squares round away, from the images where they are kept: of values
-            far below the largest.
+        whole: Also take what squares in float64 round away from the images.
     """
-    if whole and space.images is not None:
-        _, s, Qh = torch.linalg.svd(torch.linalg.qr(space.images.T.double()).R)
+    if whole and space.images is not None and space.images.dtype == torch.float64:
+        _, s, Qh = torch.linalg.svd(torch.linalg.qr(space.images.T).R)
         return Ritz(s, Qh.T)
     squares, Q = torch.linalg.eigh(space.projected)
     return Ritz(squares.flip(0).clamp(min=0).sqrt(), Q.flip(1))

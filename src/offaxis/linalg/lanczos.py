@@ -304,7 +304,7 @@ def _seen(space: Space, block: int, unit: float) -> Seen:
     """The Gauss quadrature of the start block, and that of a space without its last steps."""
     size = space.vectors.shape[0]
     first = space.part(max(space.first, size - block * max(1, size // block // 4)))
-    whole, coarser = (_density(part, ritz(part, whole=True), unit) for part in (space, first))
+    whole, coarser = (_density(part, ritz(part), unit) for part in (space, first))
     return Seen(whole, coarser, space.first)
 
 
