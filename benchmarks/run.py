@@ -18,7 +18,7 @@ import elementwise
 import memory
 import parallel
 import tiers
-from offaxis.workers import worker_pool
+from offaxis.workers import WORKER, worker_pool
 from rows import Row, markdown, row
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +60,7 @@ def subjects(*, large: bool) -> Mapping[str, list[tuple[Subject, tuple[object, .
 
 def measured(function: Subject, arguments: tuple[object, ...]) -> list[Row]:
     """Rows taken in a fresh process of one thread."""
-    with worker_pool(1, torch.set_num_threads, 1) as pool:
+    with worker_pool(1, torch.set_num_threads, 1, environment=WORKER) as pool:
         return pool.submit(function, *arguments).result()
 
 

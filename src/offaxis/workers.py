@@ -20,7 +20,7 @@ SINGLE_THREAD = {
 }
 """The environment of a process that computes on one core, read when its libraries are loaded."""
 
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 """The environment in which glibc returns a matrix's memory to the system as soon as it is free.
 
 Else it raises its thresholds as large blocks are freed, and keeps several matrices for later.
@@ -54,7 +54,10 @@ def require_workers(count: int | None) -> None:
 
 @contextmanager
 def worker_pool(
-    count: int | None, begin: Callable[..., None], *arguments: object
+    count: int | None,
+    begin: Callable[..., None],
+    *arguments: object,
+    environment: Mapping[str, str] = SINGLE_THREAD,
 ) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread that end with this block, at once where it ends in an error.
 
@@ -62,6 +65,8 @@ def worker_pool(
         count: How many; as many as cores by default.
         begin: Called in each process before its first work.
         arguments: What `begin` is given.
+        environment: Variables that the processes have beside ours; `WORKER` for work on large
+            matrices, which gives their memory back at some cost in time.
 
     Raises:
         UsageError: If the count is not at least one.
@@ -76,7 +81,7 @@ def worker_pool(
         initargs=(begin, arguments),
     )
     try:
-        with _environment(WORKER):  # processes are begun by the first work for them
+        with _environment(environment):  # processes are begun by the first work for them
             yield pool
     except KeyboardInterrupt:
         # The interruption may have fallen inside the pool, which then cannot be asked for anything.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from offaxis.measurement.executors.base import Answer, Limits, Work, in_turn
-from offaxis.workers import num_cores, worker_pool
+from offaxis.workers import WORKER, num_cores, worker_pool
 
 
 class Pool:
@@ -28,7 +28,7 @@ class Pool:
         self._block = ExitStack()
 
     def __enter__(self) -> "Pool":
-        pool = worker_pool(self.limits.tasks, _begin, self.device)
+        pool = worker_pool(self.limits.tasks, _begin, self.device, environment=WORKER)
         self._processes: ProcessPoolExecutor = self._block.enter_context(pool)
         return self
 
