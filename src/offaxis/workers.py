@@ -27,7 +27,7 @@ Else it raises its thresholds as large blocks are freed, and keeps several matri
 """
 
 WORKER = SINGLE_THREAD | GIVES_BACK
-"""The environment of a worker process."""
+"""The environment of a process that measures matrices one after another."""
 
 _PATIENCE_SECONDS = 5
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offaxis.linalg import elementwise
-from offaxis.linalg.elementwise import Counts, count, magnitude_table, profile, strata_of
+from offaxis.linalg.elementwise import Counts, count, magnitude_table, strata_of
 from offaxis.linalg.rounding import cast, is_unchanged
 
 ORDINARY = [0.0, -0.0, 1.0, -1.0, 1 + 2**-8, 1 + 3 * 2**-8, 0.02, 0.0201, 1e-30, 2.0**-133]
@@ -127,14 +127,6 @@ def test_the_magnitude_table_counts_the_bf16_grid(dtype: torch.dtype) -> None:
     energy = float((table.sum(1)[seen] * grid[seen].square()).sum())
     assert energy == pytest.approx(expected, rel=1e-12)
     assert int(strata_of(table)[:, 3].sum()) == int((codes == 3).sum())
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 500), (700, 200), (1, 70000)])
-def test_the_profile_sums_squares_in_float64(shape: tuple[int, int]) -> None:
-    D = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    rows, cols = profile(D)
-    torch.testing.assert_close(rows, D.double().square().sum(1), rtol=1e-13, atol=0)
-    torch.testing.assert_close(cols, D.double().square().sum(0), rtol=1e-13, atol=0)
 
 
 def test_without_numba_the_plain_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:

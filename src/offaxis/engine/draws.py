@@ -26,8 +26,6 @@ _BLOCK = 1 << 18  # entries rounded at a time, in cache
 _SMALL = 256
 """Up to this dimension the exact tier is as quick as the fast one."""
 
-_ROWS = 64  # of a matrix added at a time
-
 
 class Draws(NamedTuple):
     """How many random updates of each ensemble, and the key they are drawn from."""

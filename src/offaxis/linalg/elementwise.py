@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from offaxis.linalg.rounding import cast, is_unchanged
@@ -105,18 +105,6 @@ def magnitude_table(
 def strata_of(table: Int64[Tensor, "32768 16"]) -> Int64[Tensor, "256 16"]:
     """Sum a magnitude table over mantissas: entries by exponent bits and mask code."""
     return table.view(256, 128, 16).sum(1)
-
-
-def profile(D: Float[Tensor, "m n"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
-    """Return the sums of squares of the rows and of the columns, float64, in one pass."""
-    rows = torch.zeros(D.shape[0], dtype=torch.float64, device=D.device)
-    cols = torch.zeros(D.shape[1], dtype=torch.float64, device=D.device)
-    height = max(_CHUNK // max(D.shape[1], 1), 1)
-    for part in _chunks(D.shape[0], height):
-        squares = D[part].double().square()
-        rows[part] = squares.sum(1)
-        cols += squares.sum(0)
-    return rows, cols
 
 
 def _compiled(

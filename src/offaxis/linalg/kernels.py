@@ -61,13 +61,21 @@ def prefetch(_, array, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @compiled()
-def _low(word: np.uint32) -> np.float32:
+def low_value(word: np.uint32) -> np.float32:
+    """The bfloat16 value in the lower half of a word."""
     return _WORD(_WORD(word) << _WORD(16)).view(np.float32)
 
 
 @compiled()
 def _high(word: np.uint32) -> np.float32:
     return _WORD(word & _WORD(0xFFFF0000)).view(np.float32)
+
+
+@compiled()
+def is_changed(x: np.uint16, y: np.uint16) -> bool:
+    """Whether the bits of two bfloat16 values are those of different numbers: zeros have a sign."""
+    found: bool = (x != y) & (((x | y) & _HALF(0x7FFF)) != 0)
+    return found
 
 
 @compiled(fastmath={"reassoc", "contract", "nsz"})
@@ -77,7 +85,7 @@ def _sums_in_lanes(
     """Sum in float32, two bfloat16 values to a word, in whatever order is fastest."""
     squares = fourth = np.float32(0)
     for i in range(_U(start), _U(start) + _U(FOLD // 2)):
-        d, D = _low(b[i]) - _low(a[i]), _high(b[i]) - _high(a[i])
+        d, D = low_value(b[i]) - low_value(a[i]), _high(b[i]) - _high(a[i])
         q, Q = d * d, D * D
         squares += q + Q
         fourth += q * q
@@ -96,7 +104,7 @@ def _differ(a: NDArray[np.uint32], b: NDArray[np.uint32], start: int) -> bool:
 @compiled()
 def _sums_of_bits(a: NDArray[np.uint16], b: NDArray[np.uint16], out: NDArray[np.float64]) -> None:
     for i in range(a.shape[0]):
-        x, y = np.float64(_low(_WORD(a[i]))), np.float64(_low(_WORD(b[i])))
+        x, y = np.float64(low_value(_WORD(a[i]))), np.float64(low_value(_WORD(b[i])))
         d = y - x if x != y else 0.0  # two equal infinities differ by nothing
         out[0] += d * d
         out[1] += d * d * d * d
@@ -134,8 +142,7 @@ def _classes(  # noqa: PLR0917
         x, y, code = a[first + i], b[first + i], codes[code_first + i]
         key = _HALF(_HALF(_HALF((x & _HALF(0x7F80)) >> _HALF(3)) - low) + _HALF(code))
         key = _HALF(min(key, _ELSEWHERE) + _HALF(16))
-        changed = (x != y) & (((x | y) & _HALF(0x7FFF)) != 0)
-        classes[i] = np.uint8(key) if changed else unchanged[i]
+        classes[i] = np.uint8(key) if is_changed(x, y) else unchanged[i]
 
 
 @compiled()

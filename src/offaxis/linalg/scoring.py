@@ -7,7 +7,7 @@ against it.
 import numpy as np
 from numpy.typing import NDArray
 
-from offaxis.linalg.kernels import compiled
+from offaxis.linalg.kernels import compiled, is_changed
 
 _U = np.uint64
 _HALF = np.uint16
@@ -37,8 +37,9 @@ def add_scores(  # noqa: PLR0917
         first = second = third = np.float64(0)
         for j in range(_U(a.shape[1])):
             x, y = a[i, j], b[i, j]
-            changed = (x != y) & (((x | y) & _HALF(0x7FFF)) != 0)
-            cell = ((_U(x >> _HALF(7)) & _U(0xFF)) * _U(16) + _U(codes[i, j])) * _U(2) + _U(changed)
+            cell = ((_U(x >> _HALF(7)) & _U(0xFF)) * _U(16) + _U(codes[i, j])) * _U(2) + _U(
+                is_changed(x, y)
+            )
             p, q, r = scores[cell, 0], scores[cell, 1], scores[cell, 2]
             first += p
             second += q

@@ -7,7 +7,7 @@ tests hold against it.
 import numpy as np
 from numpy.typing import NDArray
 
-from offaxis.linalg.kernels import compiled
+from offaxis.linalg.kernels import compiled, low_value
 
 _FOLD = 1024  # entries of a row summed before the sum is added to the row's
 _WORD = np.uint32
@@ -34,9 +34,7 @@ def subtract(  # noqa: PLR0917
             held = cols[start:stop]
             square = error = 0.0
             for j in range(stop - start):
-                before = _WORD(_WORD(x[j]) << _WORD(16)).view(np.float32)
-                after = _WORD(_WORD(y[j]) << _WORD(16)).view(np.float32)
-                exact = np.float64(after) - np.float64(before)
+                exact = np.float64(low_value(_WORD(y[j]))) - np.float64(low_value(_WORD(x[j])))
                 rounded = np.float32(exact)
                 to[j] = rounded
                 left = exact - np.float64(rounded)
