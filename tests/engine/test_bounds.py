@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, event, given
+from hypothesis import assume, event, example, given
 from hypothesis import strategies as st
 from tests.judge import judge
 from tests.updates import case, diagnostics, read
@@ -65,7 +65,22 @@ def update(kind: str, W: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return noise
 
 
+def found(
+    shape: tuple[int, int], kind: str, moved: str, size: float, stored: str
+) -> dict[str, object]:
+    """A case whose bound was too small once."""
+    case_of = {"shape": shape, "kind": kind, "moved": moved, "size": size, "stored": stored}
+    return {**case_of, "unit": 1.0, "seed": 0}
+
+
 @pytest.mark.parametrize("tier", ["exact", "fast"])
+@example(**found((96, 300), "ties", "noise", 0.0, "bf16"))
+@example(**found((130, 130), "plain", "principal", 0.0, "float32"))
+@example(**found((1, 2), "plain", "noise", 0.0, "bf16"))
+@example(**found((8, 8), "near ties", "scale", 0.0, "float64"))
+@example(**found((530, 600), "plain", "low rank", 0.0, "bf16"))
+@example(**found((530, 600), "plain", "low rank", -1.0, "bf16"))
+@example(**found((530, 600), "plain", "principal", -2.0, "float32"))
 @given(
     shape=shapes,
     kind=st.sampled_from(["plain", "ties", "near ties", "deficient", "steep"]),
@@ -93,10 +108,10 @@ def test_no_bound_is_violated(  # noqa: PLR0917 - one name for each strategy
     D *= 10**size * float(W.norm() / D.norm())
     W0, W1 = (W * unit).to(dtype), ((W + D) * unit).to(dtype)
     assume(bool(W0.any()) and bool((W0 != W1).any()) and bool(W1.isfinite().all()))
-    found = case(W0, W1, tier=tier, storage=dtype)
+    measured = case(W0, W1, tier=tier, storage=dtype)
     truth = judge(W0, W1)
     for name in diagnostics():
-        for quantity, reading in read(found, name).items():
+        for quantity, reading in read(measured, name).items():
             true = truth.get(f"{name}.{quantity}")
             if true is None or reading.value is None or "tied_gap" in reading.flags:
                 continue

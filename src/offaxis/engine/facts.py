@@ -11,7 +11,7 @@ from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.gates import through_the_gate
 from offaxis.engine.parts import Parts
-from offaxis.linalg.differences import Difference, difference
+from offaxis.linalg.differences import RELATIVE_ERROR, Difference, difference
 from offaxis.linalg.elementwise import count
 
 
@@ -54,7 +54,7 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
         anchor=anchor.facts,
         storage=stored.dtype,
         norm=moved.norm,
-        norm_error=moved.norm_error,
+        norm_error=RELATIVE_ERROR,
         counts=counts,
         master=stored.master,
     )

@@ -34,11 +34,6 @@ class Difference(NamedTuple):
     row_norms: Float64[Tensor, " m"]
     col_norms: Float64[Tensor, " n"]
 
-    @property
-    def norm_error(self) -> float:
-        """Relative error bound of the norm, also as that of D."""
-        return RELATIVE_ERROR + (self.rounding / self.norm if self.norm > 0 else 0.0)
-
 
 def difference(
     a: Float[Tensor, "m n"], b: Float[Tensor, "m n"], *, loops: str | None = "subtraction"
