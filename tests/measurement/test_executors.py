@@ -213,6 +213,7 @@ try:
     os.chdir(folder.parent)  # where the cluster was not started
     with mock.patch("offaxis.measurement.run.run_task", killed_once):
         code = run(["measure", folder.name, "--out", str(out), "--executor", "ray"])
+    print("the command ended with", code, flush=True)
 finally:
     cluster.shutdown()
 sys.exit(code)
@@ -290,7 +291,8 @@ def test_a_killed_worker_is_survived_on_two_nodes_of_ray(
 ) -> None:
     killed = tmp_path / "killed"
     done = with_ray("-c", ON_A_CLUSTER, run_folder, tmp_path / "ray", killed)
-    assert done.returncode == 0, done.stdout
+    # Ray's own test cluster, ended after the command, may abort the process on a busy machine
+    assert "the command ended with 0" in done.stdout, done.stdout
     assert killed.exists()
     monkeypatch.chdir(run_folder.parent)  # the same relative path, which the manifest names
     same = find_trajectories([Path(run_folder.name)])

@@ -80,16 +80,20 @@ def effective_rank(
         known = rest if rest > _RESOLVED * energy else None
         seen = _beside(top.seen, found.numel(), p - found.numel())
         return _rank_of(_Spectrum(found, seen, p - found.numel(), energy, known))
-    R = _without(D, top, hiding)
+    unit = unit_of(size)
+    R = _without(D, top, hiding, unit)
     seen = top_singular(R, _PROBES, seed=seed + 1, tolerance=0.0, max_steps=2 * _PROBES).seen
     # the directions that were taken away are among those seen, and count for nothing
-    return _rank_of(_Spectrum(found[:hiding], _beside(seen, 0, p), p, energy, frobenius(R) ** 2))
+    beside, leading = _beside(seen, 0, p), found[:hiding] / unit
+    return _rank_of(_Spectrum(leading, beside, p, energy / unit**2, frobenius(R) ** 2))
 
 
-def _without(D: Float[Tensor, "m n"], top: TopSingular, count: int) -> Float[Tensor, "m n"]:
-    """The matrix less its leading triples, which in float32's squares would drown the others."""
-    leading = top.left[:, :count] * top.s[:count].to(top.left)
-    return D.float() - product(leading, top.right[:, :count].T)
+def _without(
+    D: Float[Tensor, "m n"], top: TopSingular, count: int, unit: float
+) -> Float[Tensor, "m n"]:
+    """The matrix, in a unit, less leading triples in whose squares the others would drown."""
+    leading = top.left[:, :count] * (top.s[:count] / unit).to(top.left)
+    return in_units(D, unit, torch.float32) - product(leading, top.right[:, :count].T)
 
 
 def _beside(seen: Seen, count: int, free: int) -> Seen:

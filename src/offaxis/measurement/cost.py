@@ -11,15 +11,15 @@ from offaxis.linalg.products import product
 
 FLOAT64, FLOAT32 = 8, 4
 
-_FIXED = 8 << 20
-"""Tables by magnitude, and entries in work."""
+_FIXED = 12 << 20
+"""Tables by magnitude, entries in work, and what the heap keeps of blocks below a megabyte."""
 
 _BUFFERS = 48 << 20
 """What BLAS and LAPACK keep for products of large matrices; of smaller ones, 3 bytes an entry."""
 
-_PAIRS = 1 << 16
-_RESTORED = 3 * 16 * FLOAT64
-"""Bytes of each pair of entries that spikes are followed on."""
+_FOLLOWED = 1 << 18
+_RESTORED = 112
+"""Bytes of each of the entries that spikes are followed on."""
 
 _SMALL = 512
 """Up to this dimension a step's leading vectors come from its Gram matrix."""
@@ -60,7 +60,7 @@ def peak_bytes(view: View, tier: Tier, top: int) -> int:
     basis, vectors = (p * p + p * q) * FLOAT32, (p + q) * top * FLOAT64
     factoring = stored + max(3 * square, square + p * q * FLOAT64 + vectors)
     held = stored + view.numel + basis + vectors
-    work = max(2 * square, view.numel * FLOAT32, _RESTORED * min(view.numel // 8, _PAIRS))
+    work = max(2 * square, view.numel * FLOAT32, _RESTORED * min(view.numel, _FOLLOWED))
     measuring = wide * view.numel + work
     if tier == "exact":
         rotating = stored + square + 4 * vectors + p * q * FLOAT32
