@@ -1,7 +1,7 @@
 """The parts of a recipe: every table and key, its type, its default, and what it means."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,9 +26,25 @@ _NAME_LENGTH = 100
 
 
 class _Part(BaseModel):
-    """A table of the recipe: no unknown keys, no change after reading."""
+    """A table of the recipe: no unknown keys, no change after reading.
+
+    Attributes:
+        later: Keys that came after the first runs; at their defaults they are left out of the
+            resolved recipe, so that the hashes of earlier runs hold.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in content.items()
+            if key not in self.later or getattr(self, key) != fields[key].default
+        }
 
 
 class ModelConfig(_Part):
@@ -140,18 +156,14 @@ class Precision(_Part):
     one, for models that need it.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"device"})
+
     weights: Literal["float32"] = "float32"
     autocast: Literal["none", "bfloat16"] = "bfloat16"
     attention: Literal["eager", "sdpa"] = "eager"
     threads: int = Field(default=1, ge=1, le=1024)
     checkpoints: Literal["float32"] = "float32"
     device: Literal["cpu", "auto"] = "cpu"
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        # A key that came after the first runs: left out at its default, so their hashes hold.
-        content: dict[str, Any] = handler(self)
-        return {k: v for k, v in content.items() if (k, v) != ("device", "cpu")}
 
 
 class Steps(_Part):
