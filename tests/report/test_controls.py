@@ -1,11 +1,11 @@
 """Controls stand beside the run without them, in tables of their own, and nowhere else."""
 
 import pytest
+from tests.report.conftest import PlantedArm, write_results
 
 from offaxis.report.controls import control_tables
 from offaxis.report.page import render
 from offaxis.report.study import load_study
-from tests.report.conftest import PlantedArm, write_results
 
 ARMS = {
     "opd": PlantedArm(0.017, accuracy=0.7),
