@@ -22,7 +22,7 @@ app = App(
 INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
-Preset = Literal["smoke", "default"]
+Preset = Literal["smoke", "default", "study"]
 Tier = Literal["exact", "fast"]
 Engine = Literal["pool", "torchrun", "ray"]
 
