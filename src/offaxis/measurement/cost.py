@@ -1,6 +1,7 @@
 """What one matrix costs to measure: bytes, memory and time, stated before it is begun."""
 
 import time
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -24,12 +25,15 @@ _RESTORED = 112
 _SMALL = 512
 """Up to this dimension a step's leading vectors come from its Gram matrix."""
 
-# Work in multiples of one product of its size, fitted to timings of both tiers (make bench).
-_TRIDIAGONAL = 14.0
+# Work in multiples of one product of its size or of one pass over its entries, fitted to timings of
+# both tiers (make bench, make bench-model).
+_TRIDIAGONAL = 5.0
 """Reducing a p x p matrix is bound by memory: its p^3 cost as much as so many of a product."""
 _EIGENVECTORS = 26.0
-_LANCZOS = 160.0
-"""Passes over the delta for leading values, random signs and effective rank."""
+_READING_PASSES = 160.0
+"""Passes over the delta for its entries, leading values and effective rank."""
+_DRAW_PASSES = 265.0
+"""The same for one draw of each random null."""
 
 
 def stored_bytes(view: View) -> int:
@@ -90,12 +94,13 @@ def seconds(view: View, tier: Tier, num_units: int, num_draws: int) -> float:
         return 2e-3 * num_units
     p, q = sorted(view.shape)
     double, single = _seconds_per_flop()
+    a_pass = p * q * _seconds_per_entry()
     gram, cube = p * p * q * double, p**3 * double
     anchor = 4 * gram + _EIGENVECTORS * cube
     exact = 3 * gram + 2 * _TRIDIAGONAL * cube
-    project, passes = 2 * p * p * q * single, _LANCZOS * p * q * single
-    fast = 2 * project + passes
-    draws = num_draws * (project + passes / 2)
+    project = 2 * p * p * q * single
+    fast = 2 * project + _READING_PASSES * a_pass
+    draws = num_draws * (2 * project + _DRAW_PASSES * a_pass)
     return anchor + num_units * (draws + fast + (exact if tier == "exact" else 0.0))
 
 
@@ -105,11 +110,24 @@ def _seconds_per_flop() -> tuple[float, float]:
     return _timed(torch.float64), _timed(torch.float32)
 
 
+@cache
+def _seconds_per_entry() -> float:
+    """One pass over the entries of a float32 matrix that no cache holds."""
+    A = torch.ones(1 << 24)
+    return _best(lambda: A.mul_(1.0)) / A.numel()
+
+
 def _timed(dtype: torch.dtype) -> float:
-    side, times = 512, []
+    side = 512
     A = torch.randn(side, side, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return _best(lambda: product(A, A)) / (2 * side**3)
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the quickest of three runs."""
+    times = []
     for _ in range(3):
         begun = time.perf_counter()
-        product(A, A)
+        work()
         times.append(time.perf_counter() - begun)
-    return min(times) / (2 * side**3)
+    return min(times)
