@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 from offaxis.recipe import Evaluation, Precision
 from offaxis.tasks.chain import chain13
 from offaxis.training.evaluation import StartSamples, accuracy
+from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.plan import num_parameters, plan
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
@@ -14,7 +15,6 @@ from offaxis.training.rollouts import complete, ends_of, keyed_randomness, until
 from offaxis.training.rows import attention_bias, encode, packed
 from offaxis.training.run import train
 from offaxis.training.sources import Documents, rewarder
-from offaxis.training.trainer import logits_of
 
 PRECISION = Precision(autocast="none")
 
@@ -57,7 +57,7 @@ def test_packed_documents_do_not_see_each_other(model, tokenizer):
 
     def loss_of(rows):
         with torch.no_grad():
-            log_p = logits_of(model, rows).log_softmax(-1)
+            log_p = head_of(model, rows).logits().log_softmax(-1)
         tokens = rows.batch.tokens_BT[..., None]
         return log_p.gather(-1, tokens)[..., 0][rows.batch.mask_BT].sum()
 
@@ -89,7 +89,7 @@ def test_sampled_log_probabilities_are_those_of_the_model(model, tokenizer):
         drawn = complete(model, tokenizer, prompts(3), max_tokens=6, temperature=1.0, per_prompt=2)
     batch = drawn.rows.batch
     with torch.no_grad():
-        log_p = logits_of(model, drawn.rows).log_softmax(-1)
+        log_p = head_of(model, drawn.rows).logits().log_softmax(-1)
     log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0]
     torch.testing.assert_close(
         batch.sampled_logprobs_BT[batch.mask_BT], log_p[batch.mask_BT], rtol=1e-4, atol=1e-4
@@ -221,13 +221,13 @@ def test_log_probabilities_of_unequal_prompts_are_those_of_each_alone(model, tok
         assert tokenizer.decode(tokens) == text
         alone = packed(encode(tokenizer, [(prompt, text)]), tokenizer.pad_token_id)
         with torch.no_grad():
-            log_p = logits_of(model, alone).log_softmax(-1)
+            log_p = head_of(model, alone).logits().log_softmax(-1)
         log_p = log_p.gather(-1, alone.batch.tokens_BT[..., None])[..., 0]
         expected = log_p[alone.batch.mask_BT]
         torch.testing.assert_close(sampled, expected, rtol=1e-4, atol=1e-4)
     # What training reads gives the same again, as its ratio to the sampling assumes.
     with torch.no_grad():
-        log_p = logits_of(model, drawn.rows).log_softmax(-1)
+        log_p = head_of(model, drawn.rows).logits().log_softmax(-1)
     batch = drawn.rows.batch
     log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0][batch.mask_BT]
     torch.testing.assert_close(

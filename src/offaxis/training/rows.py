@@ -7,14 +7,14 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from offaxis.objectives.base import TokenBatch
+from offaxis.objectives.base import Streams, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -26,50 +26,34 @@ class Rows:
         position_ids_BS: Positions, counted from zero in every document.
         document_ids_BS: The document of each token in its row, or None where a row is one document.
         batch: The predicted tokens, `input_ids_BS[:, 1:]`, with their mask.
+        streams: How much each token weighs, once an objective has said so.
     """
 
     input_ids_BS: Int[Tensor, "B S"]
     position_ids_BS: Int[Tensor, "B S"]
     document_ids_BS: Int[Tensor, "B S"] | None
     batch: TokenBatch
+    streams: Streams | None = None
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on the device of the model that reads them."""
-        batch = self.batch
-
-        def moved(tensor: Tensor | None) -> Any:  # noqa: ANN401 - a tensor where there was one
-            return None if tensor is None else tensor.to(device)
-
+        documents = self.document_ids_BS
         return Rows(
-            moved(self.input_ids_BS),
-            moved(self.position_ids_BS),
-            moved(self.document_ids_BS),
-            TokenBatch(
-                moved(batch.tokens_BT),
-                moved(batch.mask_BT),
-                moved(batch.rewards_PG),
-                moved(batch.sampled_logprobs_BT),
-            ),
+            self.input_ids_BS.to(device),
+            self.position_ids_BS.to(device),
+            None if documents is None else documents.to(device),
+            self.batch.to(device),
+            None if self.streams is None else self.streams.map(lambda s: s.to(device)),
         )
 
     def part(self, rows: slice) -> "Rows":
         """Some of the rows; rewards are kept only where the rows are whole groups."""
-        batch = self.batch
-        rewards = batch.rewards_PG
-        if rewards is not None:
-            group = rewards.shape[1]
-            rewards = rewards[rows.start // group : rows.stop // group]
-        sampled = batch.sampled_logprobs_BT
         return Rows(
             self.input_ids_BS[rows],
             self.position_ids_BS[rows],
             None if self.document_ids_BS is None else self.document_ids_BS[rows],
-            TokenBatch(
-                batch.tokens_BT[rows],
-                batch.mask_BT[rows],
-                rewards,
-                None if sampled is None else sampled[rows],
-            ),
+            self.batch.part(rows),
+            None if self.streams is None else self.streams.part(rows),
         )
 
 

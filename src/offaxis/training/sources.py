@@ -82,7 +82,9 @@ class Rollouts:
         pairs = list(zip(asked, completions.texts, strict=True))
         rewards = rewarder(self.task, self.recipe, step)(pairs).reshape(num_prompts, group)
         rows = completions.rows
-        rows = replace(rows, batch=replace(rows.batch, rewards_PG=rewards))
+        max_tokens = self.recipe.rollouts.max_tokens
+        batch = replace(rows.batch, rewards_PG=rewards, max_tokens=max_tokens)
+        rows = replace(rows, batch=batch)
         measures = {
             "reward": float(rewards.mean()),
             "response_length": float(completions.lengths_B.float().mean()),

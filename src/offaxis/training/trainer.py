@@ -4,12 +4,13 @@ Everything is trained here: base, teacher and anchor by cross-entropy on documen
 their objectives. The hooks are the public ones: `get_batch_samples` draws the rows of a step,
 `compute_loss` weighs them, and `loss_is_scaled_for_ga` says that the loss is already normalised.
 
-Shapes: B rows, S tokens of a row, T = S - 1, V entries of the vocabulary.
+Shapes: B rows, S tokens of a row, T = S - 1.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +30,8 @@ from offaxis.errors import NumericsError
 from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe
-from offaxis.training.rows import Rows, attention_bias
+from offaxis.training.heads import check_head, facts_of, fixed_head, frozen, head_of, joined, shared
+from offaxis.training.rows import Rows
 from offaxis.training.sources import Drawn, Source
 
 
@@ -76,6 +78,12 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.remove_callback(PrinterCallback)
         self.recipe, self.source, self.objective = recipe, source, objective
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
+        self.reference: PreTrainedModel | None = None
+        if objective.reads_reference(recipe.objective.settings):
+            self.reference = frozen(model)
+        for each in (model, teacher):
+            if each is not None:
+                check_head(each, recipe.run_name)
         self.measures: dict[str, float] = {}
         self._drawn_at = 0.0
 
@@ -84,12 +92,16 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         epoch_iterator: Iterator[Any],
         num_batches: int,
         device: torch.device,
-    ) -> tuple[list[dict[str, Any]], int]:
+    ) -> tuple[list[dict[str, Any]], float]:
         """Draw the rows of the whole step and split them into micro-batches."""
         began = time.perf_counter()
         drawn = self._drawn()
         rows = drawn.rows.to(self.model.device)
+        parts = self._split(rows, num_batches)
+        rows = self._with_facts(rows, parts)
         num_tokens = int(rows.batch.mask_BT.sum())
+        # Once for the whole step: no sum over sequences or groups may depend on how it is split.
+        streams = self.objective(rows.batch, **self.recipe.objective.settings)
         self._drawn_at = time.perf_counter()
         self.measures = {
             **drawn.measures,
@@ -98,35 +110,45 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             "tokens": num_tokens,
             "rollout_seconds": self._drawn_at - began,
         }
-        return [{"rows": part} for part in self._split(rows, num_batches)], num_tokens
+        normaliser = float(num_tokens) if streams.normaliser is None else streams.normaliser
+        rows = replace(rows, streams=streams)
+        return [{"rows": rows.part(part)} for part in parts], normaliser
 
     def compute_loss(
         self,
         model: PreTrainedModel,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Tensor | float | None = None,
     ) -> Float[Tensor, ""]:
         """The weighted loss of one micro-batch."""
         rows: Rows = inputs["rows"]
+        streams = rows.streams
+        assert streams is not None
         if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
             return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
-        num_tokens = max(int(num_items_in_batch or 0), 1)
         with self._autocast():
-            logits = logits_of(model, rows)
-            teacher_logits = None
-            if self.teacher is not None:
-                with torch.inference_mode():
-                    teacher_logits = logits_of(self.teacher, rows)
-        streams = self.objective(rows.batch, **self.recipe.objective.settings)
-        loss = token_loss(
-            logits, rows.batch, streams, num_tokens=num_tokens, teacher_logits_BTV=teacher_logits
-        )
+            heads = {"student": head_of(model, rows)}
+            if self.teacher is not None and streams.divergence_BT is not None:
+                heads["teacher"] = fixed_head(self.teacher, rows)
+            if self.reference is not None and streams.reference_BT is not None:
+                heads["reference"] = fixed_head(self.reference, rows)
+            heads = shared(heads)
+            loss = token_loss(
+                heads["student"],
+                rows.batch,
+                streams,
+                num_tokens=float(num_items_in_batch or 0) or 1.0,  # 0 where nothing carries a loss
+                teacher=heads.get("teacher"),
+                reference=heads.get("reference"),
+            )
         value = float(loss.value.detach())
         if not torch.isfinite(loss.value.detach()):
             raise self.not_finite(str(value))
         self.measures["loss"] += value
-        self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / num_tokens
+        self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / max(
+            self.measures["tokens"], 1
+        )
         self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
         return loss.value
 
@@ -153,13 +175,21 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         enabled = self.recipe.precision.autocast == "bfloat16"
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _split(self, rows: Rows, num_parts: int) -> list[Rows]:
+    def _with_facts(self, rows: Rows, parts: Sequence[slice]) -> Rows:
+        """The rows with the facts that the objective reads, taken micro-batch by micro-batch."""
+        if not self.objective.facts:
+            return rows
+        with self._autocast():
+            batches = [facts_of(self.model, rows.part(p), self.teacher) for p in parts]
+        return replace(rows, batch=joined(rows.batch, batches))
+
+    def _split(self, rows: Rows, num_parts: int) -> list[slice]:
         """Micro-batches of whole groups."""
         rewards = rows.batch.rewards_PG
         group = rewards.shape[1] if rewards is not None else 1
         num_groups = len(rows.input_ids_BS) // group
         edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
-        return [rows.part(slice(a, b)) for a, b in pairwise(edges)]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
     def not_finite(self, found: str) -> NumericsError:
         """The error of a run that left what numbers can hold."""
@@ -170,20 +200,6 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             do="lower optimizer.lr or clip_norm and run again; until then the checkpoints before "
             "this step are kept for inspection",
         )
-
-
-def logits_of(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "B T V"]:
-    """The logits that predict `rows.batch.tokens_BT`, documents of a row kept apart."""
-    ids_BT = rows.input_ids_BS[:, :-1]
-    mask = None
-    if rows.document_ids_BS is not None:
-        mask = attention_bias(rows.document_ids_BS[:, :-1])
-    positions_BT = rows.position_ids_BS[:, :-1]
-    output = model(
-        input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, use_cache=False
-    )
-    logits: Float[Tensor, "B T V"] = output.logits
-    return logits
 
 
 def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
