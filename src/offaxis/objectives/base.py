@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -26,12 +27,18 @@ class TokenBatch:
         rewards_PG: The reward of each rollout, where the objective needs rewards.
         sampled_logprobs_BT: Log-probability (nats) of each token under the weights and the
             precision it was sampled with.
+        teacher_logprobs_BT: Log-probability (nats) of each token under the teacher, where the
+            objective needs no more of it.
+        importance_BT: What every term of a token is multiplied by, for tokens that were sampled
+            from other weights; detached, None is 1 everywhere.
     """
 
     tokens_BT: Int[Tensor, "B T"]
     mask_BT: Bool[Tensor, "B T"]
     rewards_PG: Float[Tensor, "P G"] | None = None
     sampled_logprobs_BT: Float[Tensor, "B T"] | None = None
+    teacher_logprobs_BT: Float[Tensor, "B T"] | None = None
+    importance_BT: Float[Tensor, "B T"] | None = None
 
 
 class Streams(NamedTuple):
@@ -81,6 +88,15 @@ class Objective:
     def summary(self) -> str:
         """The first line of its description."""
         return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    def needs_vocabulary(self, settings: dict[str, Any]) -> bool:
+        """Whether these settings weigh a divergence, which needs all of the teacher's logits."""
+        fact_BT, mask_BT = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
+        batch = TokenBatch(
+            mask_BT.long(), mask_BT, torch.zeros(1, 1), sampled_logprobs_BT=fact_BT,
+            teacher_logprobs_BT=fact_BT,
+        )  # fmt: skip
+        return self(batch, **settings).divergence_BT is not None
 
     def __call__(self, batch: TokenBatch, **settings: Any) -> Streams:  # noqa: ANN401 - per objective
         """The streams of a batch."""

@@ -6,6 +6,8 @@ Every objective is a choice of the weights. N is the number of tokens that carry
 batch of one optimizer step, so that splitting the batch changes nothing.
 """
 
+# ruff: noqa: N815 - shapes end the names of fields, too
+
 from typing import NamedTuple
 
 import torch
@@ -17,10 +19,17 @@ from offaxis.objectives.divergences import DIVERGENCES
 
 
 class Loss(NamedTuple):
-    """The value to differentiate, and the sum of the student's entropies on the mask (nats)."""
+    """The value to differentiate, and what the same pass knows of the student, detached.
+
+    Attributes:
+        value: The loss.
+        entropy_sum_nats: The sum of the student's entropies on the mask.
+        logprobs_BT: Log-probability (nats) of each token under the student.
+    """
 
     value: Float[Tensor, ""]
     entropy_sum_nats: Float[Tensor, ""]
+    logprobs_BT: Float[Tensor, "B T"]
 
 
 def token_loss(
@@ -59,12 +68,14 @@ def token_loss(
         terms_BT = terms_BT + streams.divergence_BT * divergence(log_p_BTV, teacher_BTV)
     if streams.advantages_BT is not None:
         terms_BT = terms_BT - _clipped_gain(log_p_BT, batch, streams)
+    if batch.importance_BT is not None:
+        terms_BT = terms_BT * batch.importance_BT
     # `where`, not a product: an infinity off the mask must not become NaN on its way to zero.
     kept_BT = torch.where(batch.mask_BT, terms_BT, 0.0)
     with torch.no_grad():
         entropy_BT = -(log_p_BTV.exp() * log_p_BTV).sum(-1)
         entropy_sum = torch.where(batch.mask_BT, entropy_BT, 0.0).sum()
-    return Loss(kept_BT.sum() / num_tokens, entropy_sum)
+    return Loss(kept_BT.sum() / num_tokens, entropy_sum, log_p_BT.detach())
 
 
 def _clipped_gain(

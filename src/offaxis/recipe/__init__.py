@@ -6,7 +6,14 @@ reproduces its run alone, and its hash covers everything the run came from.
 """
 
 from offaxis.recipe.bundled import recipes_folder
-from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
+from offaxis.recipe.parts import (
+    Evaluation,
+    ModelConfig,
+    ModelSource,
+    Precision,
+    Recipe,
+    TeacherSource,
+)
 from offaxis.recipe.reading import (
     apply_override,
     load_recipe,
@@ -21,6 +28,7 @@ __all__ = [
     "ModelSource",
     "Precision",
     "Recipe",
+    "TeacherSource",
     "apply_override",
     "load_recipe",
     "recipe_from",

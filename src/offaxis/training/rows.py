@@ -5,8 +5,8 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,42 +35,42 @@ class Rows:
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on the device of the model that reads them."""
-        batch = self.batch
-
-        def moved(tensor: Tensor | None) -> Any:  # noqa: ANN401 - a tensor where there was one
-            return None if tensor is None else tensor.to(device)
-
-        return Rows(
-            moved(self.input_ids_BS),
-            moved(self.position_ids_BS),
-            moved(self.document_ids_BS),
-            TokenBatch(
-                moved(batch.tokens_BT),
-                moved(batch.mask_BT),
-                moved(batch.rewards_PG),
-                moved(batch.sampled_logprobs_BT),
-            ),
-        )
+        return self.each(lambda _, tensor: tensor.to(device))
 
     def part(self, rows: slice) -> "Rows":
         """Some of the rows; rewards are kept only where the rows are whole groups."""
-        batch = self.batch
-        rewards = batch.rewards_PG
-        if rewards is not None:
-            group = rewards.shape[1]
-            rewards = rewards[rows.start // group : rows.stop // group]
-        sampled = batch.sampled_logprobs_BT
-        return Rows(
-            self.input_ids_BS[rows],
-            self.position_ids_BS[rows],
-            None if self.document_ids_BS is None else self.document_ids_BS[rows],
-            TokenBatch(
-                batch.tokens_BT[rows],
-                batch.mask_BT[rows],
-                rewards,
-                None if sampled is None else sampled[rows],
-            ),
-        )
+
+        def cut(name: str, tensor: Tensor) -> Tensor:
+            if name == "rewards_PG":
+                group = tensor.shape[1]
+                return tensor[rows.start // group : rows.stop // group]
+            return tensor[rows]
+
+        return self.each(cut)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors alone, by name."""
+
+        def tensors(holder: "Rows | TokenBatch") -> dict[str, Tensor | None]:
+            named = {f.name: getattr(holder, f.name) for f in fields(holder)}
+            return {name: t for name, t in named.items() if not isinstance(t, TokenBatch)}
+
+        return {**tensors(self), "batch": tensors(self.batch)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Rows":
+        """The rows that gave a state."""
+        return cls(**{**state, "batch": TokenBatch(**state["batch"])})
+
+    def each(self, change: Callable[[str, Tensor], Tensor]) -> "Rows":
+        """The rows with every tensor that is there changed; `change` is told its name."""
+
+        def changed(holder: "Rows | TokenBatch") -> dict[str, Any]:
+            tensors = ((f.name, getattr(holder, f.name)) for f in fields(holder))
+            return {name: change(name, t) for name, t in tensors if isinstance(t, Tensor)}
+
+        batch = replace(self.batch, **changed(self.batch))
+        return replace(self, batch=batch, **changed(self))
 
 
 class Encoded(NamedTuple):

@@ -27,6 +27,7 @@ from transformers import (
 
 from offaxis.errors import NumericsError
 from offaxis.objectives.base import Objective
+from offaxis.objectives.importance import corrected, mismatch_sum_nats
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe
 from offaxis.training.rows import Rows, attention_bias
@@ -50,7 +51,9 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trainer with rows from a source and a loss from an objective.
 
     After each optimizer step `measures` holds what the log says of it: loss, entropy_nats, tokens,
-    rollout_seconds and training_seconds, and what the source adds (reward, response_length).
+    mismatch_kl_nats of rollouts (KL(sampler || student), `objectives.importance`), the seconds of
+    rollouts, rewards, teacher and training, and what the source adds (reward, response_length,
+    age).
     """
 
     # The loss is divided by the tokens of the whole step, whatever it was split into.
@@ -65,6 +68,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         objective: Objective,
         scratch: str,
         teacher: PreTrainedModel | None = None,
+        num_ids: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
@@ -76,8 +80,9 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.remove_callback(PrinterCallback)
         self.recipe, self.source, self.objective = recipe, source, objective
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
+        self.num_ids = num_ids  # the logits that student and teacher share, None for all
         self.measures: dict[str, float] = {}
-        self._drawn_at = 0.0
+        self._drawn_at = self._taught = 0.0
 
     def get_batch_samples(
         self,
@@ -90,13 +95,14 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         drawn = self._drawn()
         rows = drawn.rows.to(self.model.device)
         num_tokens = int(rows.batch.mask_BT.sum())
-        self._drawn_at = time.perf_counter()
+        self._drawn_at, self._taught = time.perf_counter(), 0.0
+        rewarded, taught = (drawn.measures.get(f"{k}_seconds", 0.0) for k in ("reward", "teacher"))
         self.measures = {
             **drawn.measures,
             "loss": 0.0,
             "entropy_nats": 0.0,
             "tokens": num_tokens,
-            "rollout_seconds": self._drawn_at - began,
+            "rollout_seconds": self._drawn_at - began - rewarded - taught,
         }
         return [{"rows": part} for part in self._split(rows, num_batches)], num_tokens
 
@@ -113,21 +119,27 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
         num_tokens = max(int(num_items_in_batch or 0), 1)
         with self._autocast():
-            logits = logits_of(model, rows)
-            teacher_logits = None
-            if self.teacher is not None:
-                with torch.inference_mode():
-                    teacher_logits = logits_of(self.teacher, rows)
-        streams = self.objective(rows.batch, **self.recipe.objective.settings)
+            logits = logits_of(model, rows)[..., : self.num_ids]
+        teacher_logits = self._teacher_logits(rows)
+        batch = rows.batch
+        how = self.recipe.rollouts
+        if self.objective.rollouts and how.asks_student:
+            log_p_BTV = logits.detach().float().log_softmax(-1)
+            now_BT = log_p_BTV.gather(-1, batch.tokens_BT.unsqueeze(-1)).squeeze(-1)
+            batch = corrected(batch, now_BT, importance=how.importance, cap=how.importance_cap)
+        streams = self.objective(batch, **self.recipe.objective.settings)
         loss = token_loss(
-            logits, rows.batch, streams, num_tokens=num_tokens, teacher_logits_BTV=teacher_logits
+            logits, batch, streams, num_tokens=num_tokens, teacher_logits_BTV=teacher_logits
         )
+        if rows.batch.sampled_logprobs_BT is not None:
+            mismatch = float(mismatch_sum_nats(rows.batch, loss.logprobs_BT)) / num_tokens
+            self._add("mismatch_kl_nats", mismatch)
         value = float(loss.value.detach())
         if not torch.isfinite(loss.value.detach()):
             raise self.not_finite(str(value))
         self.measures["loss"] += value
         self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / num_tokens
-        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        self._time_training()
         return loss.value
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -136,7 +148,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def finish_step(self) -> dict[str, float]:
         """The measures of the step that just ended, its training time complete."""
-        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        self._time_training()
         return self.measures
 
     def _drawn(self) -> Drawn:
@@ -147,6 +159,25 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             if all(bool(w.isfinite().all()) for w in self.model.parameters()):
                 raise
             raise self.not_finite("weights that are not finite") from error
+
+    def _teacher_logits(self, rows: Rows) -> Float[Tensor, "B T V"] | None:
+        """The teacher's logits where the objective weighs a divergence to it."""
+        if self.teacher is None or not self.objective.teacher:
+            return None
+        began = time.perf_counter()
+        with self._autocast(), torch.inference_mode():
+            logits = logits_of(self.teacher, rows)[..., : self.num_ids]
+        self._taught += time.perf_counter() - began
+        self._add("teacher_seconds", time.perf_counter() - began)
+        return logits
+
+    def _time_training(self) -> None:
+        """The seconds since the rows were there, but for those of the teacher."""
+        seconds = time.perf_counter() - self._drawn_at
+        self.measures["training_seconds"] = seconds - self._taught
+
+    def _add(self, name: str, value: float) -> None:
+        self.measures[name] = self.measures.get(name, 0.0) + value
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Lower precision for the products only, where the recipe asks for it."""
