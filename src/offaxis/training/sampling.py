@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +21,7 @@ from offaxis.training.rollouts import Completions, complete, ends_of, keyed_rand
 from offaxis.training.rows import Rows, padding_of
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Completes prompts; the same model, prompts and key give the same completions."""
 

@@ -1,7 +1,7 @@
 """What a server's format has to say: the requests we send, and what is read from the answers."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Json = Any
 
@@ -36,6 +36,7 @@ class Sampling(NamedTuple):
     seed: int
 
 
+@runtime_checkable
 class Format(Protocol):
     """The requests and answers of one kind of server.
 
