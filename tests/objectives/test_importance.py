@@ -80,7 +80,9 @@ def test_the_mismatch_has_the_exact_kl_as_its_mean_and_is_never_negative():
 def test_with_a_correction_the_policy_ratio_begins_at_the_student(importance):
     """PPO's own ratio and importance weights would count the same mismatch twice."""
     sampler, student, tokens = drawn()
-    batch = corrected(batch_of(sampler, tokens), of(student, tokens), importance=importance, cap=9.0)
+    batch = corrected(
+        batch_of(sampler, tokens), of(student, tokens), importance=importance, cap=9.0
+    )
     logits = student.clone().requires_grad_()
     streams = Streams(advantages_BT=torch.ones(B, T))
     token_loss(logits, batch, streams, num_tokens=1).value.backward()
@@ -105,7 +107,7 @@ def test_the_loss_multiplies_every_stream_by_the_weights():
 
 
 def test_without_recorded_log_probabilities_nothing_is_guessed():
-    sampler, student, tokens = drawn()
+    _, student, tokens = drawn()
     batch = TokenBatch(tokens, MASK)
     with pytest.raises(NumericsError, match="sampled log-probabilities"):
         corrected(batch, of(student, tokens), importance="token", cap=2.0)

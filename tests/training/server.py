@@ -43,7 +43,9 @@ class ServedModel:
         for ids in prompts:
             scores = None
             if body.get("prompt_logprobs") is not None:
-                every = [self._entry(t, lp) for t, lp in zip(ids[1:], self._scores(ids), strict=True)]
+                every = [
+                    self._entry(t, lp) for t, lp in zip(ids[1:], self._scores(ids), strict=True)
+                ]
                 scores = [None, *every]
             for n in range(body.get("n", 1)):
                 tokens, logprobs = self._sampled(

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from tests.training.server import serving
 
-from offaxis.errors import CheckpointError, NumericsError, RecipeError
+from offaxis.errors import CheckpointError, NumericsError, RecipeError, ServerError
 from offaxis.recipe import Precision
 from offaxis.tasks.chain import chain13
 from offaxis.training import train
@@ -17,7 +18,6 @@ from offaxis.training.rollouts import complete, keyed_randomness
 from offaxis.training.sampling import Generate
 from offaxis.training.sources import Rollouts
 from offaxis.training.trainer import logits_of
-from tests.training.server import serving
 
 PRECISION = Precision(autocast="none")
 
@@ -44,7 +44,7 @@ def moved(model, step):
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
 
 
 def walk(recipe, tokenizer, model, steps, source=None):
@@ -330,6 +330,16 @@ def test_an_engine_samples_the_anchor(arm, tokenizer, model):
             prompts = [chain13.document("answers", seed=0, index=i).prompt for i in range(2)]
             texts = tokenizer.batch_decode(rows.input_ids_BS[:, :18])
             assert texts == [p for p in prompts for _ in range(2)]
+
+
+def test_a_server_of_other_weights_is_found_out_at_once(arm, base, tokenizer, model):
+    config = base().start.config.model_copy(update={"init_std": 0.3, "init_seed": 5})
+    other = new_model(config, tokenizer, PRECISION)
+    with serving(other, tokenizer) as (url, _):
+        how = {"engine": "vllm", "url": url, "source": "anchor", "model": "tiny"}
+        source = Rollouts(chain13, tokenizer, arm("grpo", rollouts=how))
+        with pytest.raises(ServerError, match="weights that rollouts are to come from"):
+            source.draw(model, 1)
 
 
 def check_recorded(model, rows):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import httpx
 import pytest
 import torch
+from tests.training.server import serving
 from tokenizers import AddedToken
 
 from offaxis.errors import RecipeError, ServerError, UsageError
@@ -21,7 +22,6 @@ from offaxis.training.models import new_model, save_model, task_tokenizer
 from offaxis.training.rollouts import complete, keyed_randomness
 from offaxis.training.teachers import HttpTeacher, shared_tokens
 from offaxis.training.trainer import logits_of
-from tests.training.server import serving
 
 PRECISION = Precision(autocast="none")
 ENGINES = ("vllm", "sglang")
@@ -184,7 +184,7 @@ def test_a_server_that_splits_texts_otherwise_is_refused(engine, teacher, tokeni
             return 200, {**answer, "tokens": [*answer["tokens"][:3], 77, *answer["tokens"][4:]]}
 
         served.change = shifted
-        with pytest.raises(RecipeError, match="token 3 of 'Q.* there") as caught:
+        with pytest.raises(RecipeError, match=r"token 3 of 'Q.* there") as caught:
             its.check_tokens(tokenizer, [problem])
     assert "77" in caught.value.found
 
@@ -222,7 +222,7 @@ def test_tokens_at_the_end_that_one_lacks_are_cut_off(student, teacher, tokenize
 def test_a_real_mismatch_names_the_first_token_that_differs(student, teacher, tokenizer):
     alphabet = "0132" + chain13.alphabet[4:]
     other = task_tokenizer(replace(chain13, alphabet=alphabet))
-    with pytest.raises(RecipeError, match="id 2 is '2' here and '3' there"):
+    with pytest.raises(RecipeError, match="id 2: student '2', teacher '3'"):
         shared_tokens(student, tokenizer, teacher, other, "run")
 
 
@@ -272,10 +272,10 @@ def sampled_reverse_kl():
 
 def served_recipe(arm, url, **changes):
     teacher = {"url": url, "model": "tiny", "engine": "vllm", "deadline_seconds": 0.5}
-    recipe = arm("grpo", **changes).resolved()
-    return recipe_from(
-        {**recipe, "arm": "served", "objective": {"kind": "opd"}, "teacher": teacher}, "test"
-    )
+    content = arm("grpo").resolved() | {"objective": {"kind": "opd"}, "teacher": teacher}
+    content["rollouts"] |= changes.pop("rollouts", {})
+    content["steps"] |= changes.pop("steps", {})
+    return recipe_from(content | {"arm": "served", **changes}, "test")
 
 
 def test_a_divergence_over_the_vocabulary_is_refused_with_the_recipe(arm):

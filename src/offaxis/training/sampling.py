@@ -12,13 +12,18 @@ from typing import Protocol, runtime_checkable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from offaxis.errors import ServerError
 from offaxis.objectives.base import TokenBatch
+from offaxis.objectives.importance import mismatch_sum_nats
 from offaxis.recipe import Recipe
 from offaxis.training.bucketing import buckets, joined
 from offaxis.training.engines.client import Server
 from offaxis.training.engines.formats import Sample, Sampling
 from offaxis.training.rollouts import Completions, complete, ends_of, keyed_randomness, until_end
 from offaxis.training.rows import Rows, padding_of
+
+# Reduced precision in a server costs thousandths; models that differ are further apart.
+_OTHER_WEIGHTS_NATS = 0.1
 
 
 @runtime_checkable
@@ -70,18 +75,22 @@ class Generate:
         return joined(parts, together, how.per_prompt, padding_of(self.tokenizer))
 
 
-@dataclass(frozen=True)
 class Served:
     """Samples through a server.
 
     The server has to hold the model that is asked for. With `weights` the model is written there
-    and the server loads it, before every drawing; without, it serves a fixed model, and the
-    mismatch in the log shows at the first step whether that is the right one.
+    and the server loads it, before every drawing; without, it serves a fixed one. What the first
+    drawing says is compared with the model here, unless that is the student of a teacher.
+
+    Args:
+        server: Who samples.
+        tokenizer: The student's.
+        recipe: The run's.
     """
 
-    server: Server
-    tokenizer: PreTrainedTokenizerBase
-    recipe: Recipe
+    def __init__(self, server: Server, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
+        self.server, self.tokenizer, self.recipe = server, tokenizer, recipe
+        self._is_checked = recipe.rollouts.source == "teacher"
 
     def sample(self, model: PreTrainedModel, prompts: Sequence[str], *key: object) -> Completions:
         """As `Sampler.sample`, as far as the server repeats."""
@@ -97,7 +106,27 @@ class Served:
         sampling = Sampling(how.per_prompt, how.max_tokens, ends, seed)
         samples = self.server.sample(encoded, sampling)
         asked = [ids for ids in encoded for _ in range(how.per_prompt)]
-        return self._completions(asked, samples, ends)
+        completions = self._completions(asked, samples, ends)
+        if not self._is_checked:
+            self._check_weights(model, completions.rows)
+            self._is_checked = True
+        return completions
+
+    def _check_weights(self, model: PreTrainedModel, rows: Rows) -> None:
+        """Refuse a server whose log-probabilities are not those of the model."""
+        batch = rows.to(model.device).batch
+        with torch.inference_mode():
+            logits = model(rows.input_ids_BS[:, :-1].to(model.device), use_cache=False).logits
+            log_p_BTV = logits.float().log_softmax(-1)
+            log_p_BT = log_p_BTV.gather(-1, batch.tokens_BT.unsqueeze(-1)).squeeze(-1)
+            mismatch = mismatch_sum_nats(batch, log_p_BT) / batch.mask_BT.sum()
+        if not mismatch < _OTHER_WEIGHTS_NATS:
+            raise ServerError(
+                self.server.url,
+                expected="the weights that rollouts are to come from",
+                found=f"others: KL(server || weights here) is about {float(mismatch):.3g} nats",
+                do="serve the run's start (checkpoint-0), or give the server rollouts.weights",
+            )
 
     def _completions(
         self, asked: Sequence[list[int]], samples: Sequence[Sample], ends: Sequence[int]

@@ -47,7 +47,7 @@ def shared_tokens(
             raise RecipeError(
                 f"{where}, teacher",
                 expected="a teacher with the student's vocabulary, token by token",
-                found=f"id {i} is {own.get(i)!r} here and {its.get(i)!r} there",
+                found=f"id {i}: student {own.get(i)!r}, teacher {its.get(i)!r}",
                 do="choose a teacher that shares the student's tokenizer",
             )
     sizes = (student.config.vocab_size, teacher.config.vocab_size)
