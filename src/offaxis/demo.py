@@ -19,7 +19,14 @@ from offaxis import controls
 from offaxis.catalog import suggestion
 from offaxis.console import messages
 from offaxis.errors import UsageError
-from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from, recipe_hash, recipes_folder
+from offaxis.recipe import (
+    Recipe,
+    apply_override,
+    load_recipe,
+    recipe_from,
+    recipe_hash,
+    recipes_folder,
+)
 from offaxis.runs import RunFolder
 from offaxis.training.plan import Stage, plan
 from offaxis.training.pool import Job, train_all
@@ -77,7 +84,9 @@ _ONE_SEED = "Runs under changed conditions have one seed each: read no small dif
 
 PRESETS = {
     "default": Preset("The tiny laboratory", (0, 1, 2), {}, (_ONE_SEED,), controls.FEW),
-    "study": Preset("The tiny laboratory, with controls", (0, 1, 2), {}, (_ONE_SEED,), controls.ALL),
+    "study": Preset(
+        "The tiny laboratory, with controls", (0, 1, 2), {}, (_ONE_SEED,), controls.ALL
+    ),
     "smoke": Preset(
         "The tiny laboratory, smoke test",
         (0,),
@@ -134,7 +143,7 @@ def demo(
 
     folders = [run_folder(recipe, out).root for recipe in recipes]
     notes = [*_NOTES, *length_note(folders), *chosen.notes]
-    study = {"preset": preset, "title": chosen.title, "notes": notes}
+    study: dict[str, Any] = {"preset": preset, "title": chosen.title, "notes": notes}
     study |= controls.described(chosen.controls)
     results = out / "results"
     measure_runs(folders, results, study=study, workers=workers, console=console)

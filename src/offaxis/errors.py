@@ -7,7 +7,8 @@ OffaxisError
 ├── CheckpointError  (OSError)          exit 3: missing, truncated, mismatched or non-finite tensors
 ├── ResultsError     (OSError)          exit 3: a results folder that cannot be read or written
 ├── CoverageError    (ValueError)       exit 4: less was measured than was asked for
-└── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
+├── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
+└── ServerError      (ConnectionError)  exit 5: a server of a teacher or of rollouts failed
 """
 
 from typing import ClassVar
@@ -79,3 +80,9 @@ class NumericsError(OffaxisError, ArithmeticError):
     """A numerical method met an input it is not defined for, or did not converge."""
 
     exit_code = 3
+
+
+class ServerError(OffaxisError, ConnectionError):
+    """A server of a teacher or of rollouts stopped answering, or answered what cannot be used."""
+
+    exit_code = 5

@@ -64,9 +64,10 @@ class TokenBatch:
         teacher_logprobs_BT: Fact: log-probability (nats) of each token under the teacher.
         entropy_BT: Fact: entropy (nats) of the student at each position.
         divergence_BT: Fact: divergence (nats) between student and teacher at each position.
-        importance_BT: What each token's terms are multiplied with, where it was sampled by other
-            weights than the student's; the policy ratio is then to `logprobs_BT`. None for the
-            student's own tokens, whose policy ratio is to `sampled_logprobs_BT`.
+        proximal_logprobs_BT: What a policy ratio is taken to, where that is not
+            `sampled_logprobs_BT`.
+        importance_BT: What every term of a token is multiplied by, for tokens that were sampled
+            from other weights; None is 1 everywhere.
         max_tokens: How many tokens a rollout may have; 0 where nobody said.
     """
 
@@ -78,6 +79,7 @@ class TokenBatch:
     teacher_logprobs_BT: Float[Tensor, "B T"] | None = None
     entropy_BT: Float[Tensor, "B T"] | None = None
     divergence_BT: Float[Tensor, "B T"] | None = None
+    proximal_logprobs_BT: Float[Tensor, "B T"] | None = None
     importance_BT: Float[Tensor, "B T"] | None = None
     max_tokens: int = 0
 
@@ -146,6 +148,21 @@ class Streams(NamedTuple):
         return self.map(lambda stream: stream[rows])
 
 
+class Component(NamedTuple):
+    """One of the objectives that a mixture is made of.
+
+    Attributes:
+        weight: What its loss is multiplied by in the mixture.
+        streams: Its own streams, without that weight.
+    """
+
+    weight: float
+    streams: Streams
+
+
+Components = Callable[..., dict[str, Component]]
+
+
 @dataclass(frozen=True)
 class Objective:
     """An objective, and what the trainer has to fetch for it.
@@ -158,7 +175,8 @@ class Objective:
         rollouts: Whether the tokens are the student's own samples.
         teacher: Whether there has to be a teacher.
         rewards: Whether the rollouts are to be rewarded.
-        facts: The facts of the batch that it reads.
+        facts: The facts of the batch that it reads under some settings.
+        components: Batch and settings to the objectives that it mixes, whose gradients are logged.
         source: Where the objective is defined.
     """
 
@@ -166,7 +184,8 @@ class Objective:
     rollouts: bool
     teacher: bool
     rewards: bool
-    facts: tuple[Fact, ...]
+    facts: Callable[[Mapping[str, Any]], tuple[Fact, ...]]
+    components: Components
     source: str
 
     @property
@@ -179,10 +198,9 @@ class Objective:
         """The first line of its description."""
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
-    @property
-    def whole_vocabulary(self) -> bool:
+    def needs_vocabulary(self, settings: Mapping[str, Any]) -> bool:
         """Whether the teacher has to give its whole distribution, or the sampled token's share."""
-        return self.teacher and "teacher_logprobs" not in self.facts
+        return self.teacher and "teacher_logprobs" not in self.facts(settings)
 
     def reads_reference(self, settings: Mapping[str, Any]) -> bool:
         """Whether these settings weigh the KL to a frozen reference, the student's start."""
@@ -199,12 +217,14 @@ def objective(
     source: str,
     teacher: bool = False,
     rewards: bool = False,
-    facts: tuple[Fact, ...] = (),
+    facts: tuple[Fact, ...] | Callable[[Mapping[str, Any]], tuple[Fact, ...]] = (),
+    components: Components = lambda *_, **__: {},
 ) -> Callable[[Callable[..., Streams]], Objective]:
     """Turn a function into an objective; nothing is registered, the catalog lists the package."""
 
     def wrap(function: Callable[..., Streams]) -> Objective:
-        return Objective(function, rollouts, teacher, rewards, facts, source)
+        reads = facts if callable(facts) else lambda _: facts
+        return Objective(function, rollouts, teacher, rewards, reads, components, source)
 
     return wrap
 

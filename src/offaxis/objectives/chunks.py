@@ -25,7 +25,7 @@ from offaxis.objectives.base import Head
 # Entries of the logits of a chunk, and of a piece of it: see benchmarks/loss.py.
 _CHUNK, _PIECE = 2**24, 2**21
 
-Both = tuple[Float[Tensor, ""], Float[Tensor, ""]]
+Both = tuple[Float[Tensor, ""], Float[Tensor, "2"]]
 Function = Callable[[Sequence[Float[Tensor, "1 n V"]], slice], Both]
 
 
@@ -63,7 +63,7 @@ def logits_at(head: Head, columns: slice) -> Float[Tensor, "1 n V"]:
 
 
 def summed(head: Head, others: Sequence[Head], function: Function, chunk_tokens: int) -> Both:
-    """Add up a function of logits and a second one that carries no gradient.
+    """Add up a function of logits and two others that carry no gradient.
 
     Under autocast the products are of the lower precision, as a model's own would be; sums over
     chunks are float32.
@@ -71,11 +71,12 @@ def summed(head: Head, others: Sequence[Head], function: Function, chunk_tokens:
     Args:
         head: What the logits are made of; hidden states in one row.
         others: Fixed heads whose logits the function needs, too.
-        function: The logits of every head at some positions, and these, to both values.
+        function: The logits of every head at some positions, and these, to the value of the one and
+            those of the others.
         chunk_tokens: How many tokens' logits are made at a time.
 
     Returns:
-        Both sums, in float32; zeros where there are no tokens.
+        The sums, in float32; zeros where there are no tokens.
     """
     value, beside = _Summed.apply(*head, _Work(others, function, chunk_tokens))
     return value, beside
@@ -90,7 +91,7 @@ class _Work(NamedTuple):
 
 
 class _Summed(torch.autograd.Function):
-    """`summed` with the gradient of its first value."""
+    """`summed` with the gradient of the first function."""
 
     @staticmethod
     def forward(
@@ -104,17 +105,17 @@ class _Summed(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         gradients = _Gradients(head, wanted)
         product = fixed(head)
-        sums = [hidden_BTD.new_zeros((), dtype=torch.float32) for _ in range(2)]
+        sums = hidden_BTD.new_zeros(3, dtype=torch.float32)
         with torch.autocast(hidden_BTD.device.type, enabled=False):
             for columns in spans(0, hidden_BTD.shape[1], work.chunk_tokens):
                 logits = [logits_at(each, columns) for each in (product, *work.others)]
-                values = _turned_into_gradient(logits, work.function, columns, wanted=any(wanted))
-                sums = [total + value for total, value in zip(sums, values, strict=True)]
+                sums += _turned_into_gradient(logits, work.function, columns, wanted=any(wanted))
                 gradients.add(logits[0][0], product, columns)
                 del logits  # before the next chunk's are made
         ctx.save_for_backward(*gradients.typed())
-        ctx.mark_non_differentiable(sums[1])
-        return sums[0], sums[1]
+        value, beside = sums[0].clone(), sums[1:].clone()
+        ctx.mark_non_differentiable(beside)
+        return value, beside
 
     @staticmethod
     @once_differentiable
@@ -127,8 +128,8 @@ class _Summed(torch.autograd.Function):
 
 def _turned_into_gradient(
     logits: Sequence[Tensor], function: Function, columns: slice, *, wanted: bool
-) -> Both:
-    """Both values of a chunk; its own logits become the gradient of the first one, in place."""
+) -> Float[Tensor, "3"]:
+    """The values of a chunk; its own logits become the gradient of the first one, in place."""
     length = max(1, _PIECE // logits[0].shape[-1])
     values = []
     for piece in spans(0, logits[0].shape[1], length):
@@ -137,11 +138,10 @@ def _turned_into_gradient(
         leaf = own.detach().requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             value, beside = function([leaf, *others], at)
-        values.append(torch.stack([value.detach(), beside.detach()]))
+        values.append(torch.cat([value.detach()[None], beside]))
         if wanted:
             own.copy_(torch.autograd.grad(value, leaf)[0])
-    value, beside = torch.stack(values).sum(0)
-    return value, beside
+    return torch.stack(values).sum(0)
 
 
 class _Gradients:

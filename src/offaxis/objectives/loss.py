@@ -21,13 +21,22 @@ from offaxis.objectives.base import Head, Streams, TokenBatch, missing, needed
 from offaxis.objectives.chunks import fixed, logits_at, spans, summed, tokens_of_chunk
 from offaxis.objectives.divergences import REVERSE_KL, Divergence, reverse_kl
 from offaxis.objectives.estimates import ESTIMATES
+from offaxis.objectives.importance import mismatch_sum_nats
 
 
 class Loss(NamedTuple):
-    """The value to differentiate, and the sum of the student's entropies on the mask (nats)."""
+    """The value to differentiate, and what the same pass knows of the student, detached.
+
+    Attributes:
+        value: The loss.
+        entropy_sum_nats: The sum of the student's entropies on the mask.
+        mismatch_sum_nats: The sum on the mask of the estimate of KL(sampler || student)
+            (`objectives.importance`); zero where nothing says how the tokens were sampled.
+    """
 
     value: Float[Tensor, ""]
     entropy_sum_nats: Float[Tensor, ""]
+    mismatch_sum_nats: Float[Tensor, ""]
 
 
 def token_loss(
@@ -70,11 +79,13 @@ def token_loss(
     def of_piece(logits: Sequence[Tensor], columns: slice) -> tuple[Tensor, Tensor]:
         log_p_BTV, *others_BTV = [each.float().log_softmax(-1) for each in logits]
         part = weights.map(lambda stream: stream[:, columns])
-        terms_BT = _terms(log_p_BTV, kept.columns(columns), part, iter(others_BTV))
-        return terms_BT.sum() / num_tokens, _entropy(log_p_BTV).sum()
+        piece = kept.columns(columns)
+        terms_BT = _terms(log_p_BTV, piece, part, iter(others_BTV))
+        return terms_BT.sum() / num_tokens, _beside(log_p_BTV.detach(), piece)
 
     at_once = chunk_tokens or tokens_of_chunk(len(student.weight_VD))
-    return Loss(*summed(_at_mask(student, batch), others, of_piece, at_once))
+    value, beside = summed(_at_mask(student, batch), others, of_piece, at_once)
+    return Loss(value, *beside.unbind())
 
 
 @torch.no_grad()
@@ -144,12 +155,11 @@ def _terms(
 def _clipped_gain(
     log_p_BT: Float[Tensor, "B T"], batch: TokenBatch, streams: Streams
 ) -> Float[Tensor, "B T"]:
-    """PPO's pessimistic gain: min(r A, clip(r) A), r the ratio to the student before the step."""
+    """PPO's pessimistic gain: min(r A, clip(r) A), r the ratio to the proximal policy."""
     assert streams.advantages_BT is not None
-    if batch.importance_BT is None:
+    before_BT = batch.proximal_logprobs_BT
+    if before_BT is None:
         before_BT = needed(batch.sampled_logprobs_BT, "sampled log-probabilities")
-    else:
-        before_BT = needed(batch.logprobs_BT, "student log-probabilities")
     ratio_BT = (log_p_BT - before_BT).exp()
     clipped_BT = ratio_BT.clamp(1 - streams.clip_low, 1 + streams.clip_high)
     return torch.minimum(ratio_BT * streams.advantages_BT, clipped_BT * streams.advantages_BT)
@@ -164,6 +174,14 @@ def _of_token(log_p_BTV: Float[Tensor, "B T V"], batch: TokenBatch) -> Float[Ten
 def _entropy(log_p_BTV: Float[Tensor, "B T V"]) -> Float[Tensor, "B T"]:
     """Entropy in nats at each position."""
     return -(log_p_BTV.exp() * log_p_BTV).sum(-1)
+
+
+def _beside(log_p_BTV: Float[Tensor, "B T V"], batch: TokenBatch) -> Float[Tensor, "2"]:
+    """The sums of entropy and of the mismatch to the sampler."""
+    mismatch = log_p_BTV.new_zeros(())
+    if batch.sampled_logprobs_BT is not None:
+        mismatch = mismatch_sum_nats(batch, _of_token(log_p_BTV, batch))
+    return torch.stack([_entropy(log_p_BTV).sum(), mismatch])
 
 
 def _at_mask(head: Head, batch: TokenBatch) -> Head:

@@ -6,7 +6,15 @@ reproduces its run alone, and its hash covers everything the run came from.
 """
 
 from offaxis.recipe.bundled import recipes_folder
-from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
+from offaxis.recipe.parts import (
+    Evaluation,
+    ModelConfig,
+    ModelSource,
+    Precision,
+    Recipe,
+    TeacherSource,
+    Tokens,
+)
 from offaxis.recipe.reading import (
     apply_override,
     load_recipe,
@@ -21,6 +29,8 @@ __all__ = [
     "ModelSource",
     "Precision",
     "Recipe",
+    "TeacherSource",
+    "Tokens",
     "apply_override",
     "load_recipe",
     "recipe_from",

@@ -115,6 +115,7 @@ def _check_fit(recipe: Recipe, where: str) -> None:
     """Refuse unknown plug-ins, their unknown settings, and parts that do not fit together."""
     # Imported late: objectives need torch, and most mistakes can be told without it.
     from offaxis.objectives.base import Objective  # noqa: PLC0415
+    from offaxis.recipe.teaching import check_teacher  # noqa: PLC0415
     from offaxis.tasks.base import Task  # noqa: PLC0415
 
     for prerequisite in recipe.prerequisites:
@@ -139,10 +140,7 @@ def _check_fit(recipe: Recipe, where: str) -> None:
         raise _error(where, "data.prompts", "at least 1 for rollouts", "0", "set data.prompts")
     if not objective.rollouts and not recipe.data.mixture:
         raise _error(where, "data.mixture", "documents to learn from", "none", "set data.mixture")
-    if objective.teacher is not (recipe.teacher is not None):
-        found, do = ("none", "name one") if objective.teacher else ("a teacher", "remove it")
-        expected = "a teacher" if objective.teacher else f"no teacher for {objective.name}"
-        raise _error(where, "teacher", expected, found, do)
+    check_teacher(recipe, objective, where)
     _check_split(recipe, objective.rollouts, where)
 
 

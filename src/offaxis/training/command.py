@@ -1,6 +1,6 @@
 """The verb `train`: one recipe, its plan or its run, and what a person sees meanwhile."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,24 @@ def train_command(
         }
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
+    console.print(time_split(folder.log()))
     manifest = folder.manifest() or {}
     return {
         "run": str(folder.root),
         "accuracy_start": manifest["accuracy_start"],
         "accuracy_final": manifest["accuracy_final"],
     }
+
+
+def time_split(log: Sequence[Mapping[str, Any]]) -> str:
+    """Where the seconds of a run's steps went, from its log."""
+    spent = {
+        name: sum(line.get(f"{name}_seconds", 0.0) for line in log)
+        for name in ("rollout", "reward", "teacher", "training")
+    }
+    total = sum(spent.values()) or 1.0
+    parts = (f"{name} {s:.1f} s ({s / total:.0%})" for name, s in spent.items())
+    return f"time of the steps: {', '.join(parts)}"
 
 
 @contextmanager
@@ -70,6 +82,8 @@ def shown(console: Console) -> Iterator[Observer]:
         tasks: dict[str, Any] = {}
 
         def observe(report: Progress) -> None:
+            if report.note:
+                bars.console.print(f"{report.run}: {report.note}")
             if report.run not in tasks:
                 tasks[report.run] = bars.add_task(report.run, total=report.max_steps)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"

@@ -44,19 +44,25 @@ def fixed_head(model: PreTrainedModel, rows: Rows) -> Head:
     return head_of(model, rows)
 
 
-def shared(heads: Mapping[str, Head]) -> dict[str, Head]:
-    """Heads on the entries that all vocabularies have: what pads the wider ones is left out."""
-    vocabulary = min(len(head.weight_VD) for head in heads.values())
+def shared(heads: Mapping[str, Head], num_ids: int | None = None) -> dict[str, Head]:
+    """Heads on the entries that all vocabularies have, at most `num_ids`: no padding."""
+    widths = [len(head.weight_VD) for head in heads.values()]
+    vocabulary = min([*widths, *([] if num_ids is None else [num_ids])])
     return {name: head.narrowed(vocabulary) for name, head in heads.items()}
 
 
 @torch.no_grad()
-def facts_of(model: PreTrainedModel, rows: Rows, teacher: PreTrainedModel | None) -> TokenBatch:
+def facts_of(
+    model: PreTrainedModel,
+    rows: Rows,
+    teacher: PreTrainedModel | None,
+    num_ids: int | None = None,
+) -> TokenBatch:
     """The batch with what student and teacher make of its tokens, the student as it samples."""
     was_training = model.training
     model.eval()
     models = {"student": model} | ({} if teacher is None else {"teacher": teacher})
-    heads = shared({name: head_of(each, rows) for name, each in models.items()})
+    heads = shared({name: head_of(each, rows) for name, each in models.items()}, num_ids)
     model.train(was_training)
     return token_facts(heads["student"], rows.batch, teacher=heads.get("teacher"))
 

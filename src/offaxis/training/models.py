@@ -148,23 +148,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         raise
 
 
-def check_vocabularies(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, where: str
-) -> None:
-    """Refuse a teacher whose tokens are not the student's.
-
-    Raises:
-        RecipeError: If the vocabularies differ.
-    """
-    if student.get_vocab() != teacher.get_vocab():
-        raise RecipeError(
-            f"{where}, teacher",
-            expected="a teacher with the student's vocabulary, token by token",
-            found=f"{len(student)} and {len(teacher)} tokens, not the same",
-            do="choose a teacher that shares the student's tokenizer",
-        )
-
-
 def _check_end(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, folder: Path
 ) -> None:

@@ -118,6 +118,8 @@ def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
         return num_parameters(source.config, vocabulary)
     if source.recipe is not None:
         return _parameters_of(source.recipe.start, vocabulary)
+    if source.path is None:  # behind a server
+        return 0
     # A foreign folder: what its files hold, as if in float32.
-    files = Path(source.path or "").glob("*.safetensors")
+    files = Path(source.path).glob("*.safetensors")
     return sum(file.stat().st_size for file in files) // 4

@@ -95,6 +95,8 @@ class _Board:
                 name, report = news.get_nowait()
             except Empty:
                 return
+            if report.note:
+                self.bars.console.print(f"{name}: {report.note}")
             if name not in self.shown:
                 self.shown[name] = self.bars.add_task(name, total=report.max_steps)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
@@ -127,7 +129,7 @@ def _work(name: str, job: Job, out: Path) -> None:
 
     def observe(report: Progress) -> None:
         nonlocal last
-        if report.finished or time.monotonic() - last > _POLL_SECONDS:
+        if report.finished or report.note or time.monotonic() - last > _POLL_SECONDS:
             last = time.monotonic()
             assert _Post.news is not None
             _Post.news.put((name, report))

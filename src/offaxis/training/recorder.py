@@ -24,13 +24,14 @@ from offaxis.training.trainer import StreamTrainer
 
 
 class Progress(NamedTuple):
-    """Where a run is: what an observer is told after every step."""
+    """Where a run is: what an observer is told after every step, or a note to be shown at once."""
 
     run: str
     step: int
     max_steps: int
     accuracy: float | None
     finished: bool = False
+    note: str = ""
 
 
 # An accuracy this far below the mark on a quarter of a check's problems (64 of 256: deviation 0.06)

@@ -5,16 +5,16 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from offaxis.objectives.base import Streams, TokenBatch
+from offaxis.objectives.base import Component, Streams, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Rows:
         document_ids_BS: The document of each token in its row, or None where a row is one document.
         batch: The predicted tokens, `input_ids_BS[:, 1:]`, with their mask.
         streams: How much each token weighs, once an objective has said so.
+        components: The same of each objective that a mixture is made of.
     """
 
     input_ids_BS: Int[Tensor, "B S"]
@@ -34,6 +35,7 @@ class Rows:
     document_ids_BS: Int[Tensor, "B S"] | None
     batch: TokenBatch
     streams: Streams | None = None
+    components: Mapping[str, Component] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on the device of the model that reads them."""
@@ -44,6 +46,7 @@ class Rows:
             None if documents is None else documents.to(device),
             self.batch.to(device),
             None if self.streams is None else self.streams.map(lambda s: s.to(device)),
+            _each(self.components, lambda streams: streams.map(lambda s: s.to(device))),
         )
 
     def part(self, rows: slice) -> "Rows":
@@ -54,7 +57,30 @@ class Rows:
             None if self.document_ids_BS is None else self.document_ids_BS[rows],
             self.batch.part(rows),
             None if self.streams is None else self.streams.part(rows),
+            _each(self.components, lambda streams: streams.part(rows)),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The content by name, without streams: they are made of it anew."""
+        batch = {f.name: getattr(self.batch, f.name) for f in fields(self.batch)}
+        return {
+            "input_ids_BS": self.input_ids_BS,
+            "position_ids_BS": self.position_ids_BS,
+            "document_ids_BS": self.document_ids_BS,
+            "batch": batch,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Rows":
+        """The rows that gave a state."""
+        return cls(**{**state, "batch": TokenBatch(**state["batch"])})
+
+
+def _each(
+    components: Mapping[str, Component], change: Callable[[Streams], Streams]
+) -> dict[str, Component]:
+    """The components with their streams changed."""
+    return {name: c._replace(streams=change(c.streams)) for name, c in components.items()}
 
 
 class Encoded(NamedTuple):

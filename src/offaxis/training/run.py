@@ -21,13 +21,15 @@ from offaxis.catalog import find
 from offaxis.errors import RecipeError, ResultsError
 from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
-from offaxis.recipe import ModelSource, Recipe, recipe_hash, recipe_text
+from offaxis.recipe import ModelSource, Recipe, TeacherSource, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
-from offaxis.training.models import check_vocabularies, start_model
+from offaxis.training.models import start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
+from offaxis.training.sampling import sampler_of
 from offaxis.training.sources import Documents, Rollouts
+from offaxis.training.teachers import HttpTeacher, shared_tokens
 from offaxis.training.trainer import StreamTrainer
 
 # What a manifest that says finished is read for, with the types it has to have.
@@ -140,15 +142,30 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         recipe.start, task, recipe.precision, trained_checkpoint(recipe.start, out)
     )
     teacher: PreTrainedModel | None = None
-    if recipe.teacher is not None:
+    scorer: HttpTeacher | None = None
+    num_ids: int | None = None
+    if recipe.teacher is not None and recipe.teacher.url is not None:
+        problem = task.problem(seed=recipe.evaluation.seed, index=0)
+        scorer = HttpTeacher(recipe.teacher)
+        scorer.check_tokens(tokenizer, ["".join(problem)])
+    elif recipe.teacher is not None:
         trained = trained_checkpoint(recipe.teacher, out)
         teacher, its_tokenizer = start_model(recipe.teacher, task, recipe.precision, trained)
-        check_vocabularies(tokenizer, its_tokenizer, recipe.run_name)
+        num_ids, lines = shared_tokens(model, tokenizer, teacher, its_tokenizer, recipe.run_name)
+        for line in lines:
+            observe(Progress(recipe.run_name, 0, recipe.steps.max, None, note=line))
     manifest = _manifest(recipe)
     folder.write_manifest({**manifest, "steps": [], "finished": False})
     write_text(folder.recipe_path, recipe_text(recipe))
     source = (
-        Rollouts(task, tokenizer, recipe)
+        Rollouts(
+            task,
+            tokenizer,
+            recipe,
+            sampler=sampler_of(recipe, tokenizer, num_ids),
+            teacher=teacher if recipe.rollouts.source == "teacher" else None,
+            scorer=scorer if objective.teacher else None,
+        )
         if objective.rollouts
         else Documents(task, tokenizer, recipe.data.mixture, recipe.seed)
     )
@@ -161,6 +178,7 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         objective=objective,
         scratch=str(scratch),
         teacher=teacher,
+        num_ids=num_ids,
         callbacks=[recorder],
     )
     recorder.trainer.train()
@@ -199,7 +217,7 @@ def _manifest(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.resolved(),
         "recipe_hash": recipe_hash(recipe),
         "start": _origin(recipe.start),
-        "teacher": None if recipe.teacher is None else _origin(recipe.teacher),
+        "teacher": None if recipe.teacher is None else _taught_by(recipe.teacher),
         "precision": precision.model_dump(include={"weights", "autocast", "checkpoints"}),
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in packages},
@@ -214,6 +232,13 @@ def _origin(source: ModelSource) -> dict[str, Any]:
     if source.path is not None:
         return {"name": Path(source.path).name, "path": source.path}
     return {"name": "from scratch"}
+
+
+def _taught_by(source: TeacherSource) -> dict[str, Any]:
+    """What the teacher is: as any model, or what serves it."""
+    if source.url is not None:
+        return {"name": source.model or source.url, "url": source.url, "engine": source.engine}
+    return _origin(source)
 
 
 def _version(package: str) -> str:

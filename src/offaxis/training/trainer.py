@@ -10,7 +10,6 @@ Shapes: B rows, S tokens of a row, T = S - 1.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,12 +26,14 @@ from transformers import (
 )
 
 from offaxis.errors import NumericsError
-from offaxis.objectives.base import Objective
-from offaxis.objectives.loss import token_loss
+from offaxis.objectives.base import Head, Objective, Streams
+from offaxis.objectives.loss import Loss, token_loss
 from offaxis.recipe import Recipe
-from offaxis.training.heads import check_head, facts_of, fixed_head, frozen, head_of, joined, shared
+from offaxis.training.heads import check_head, fixed_head, frozen, head_of, shared
+from offaxis.training.mixing import Mixture
 from offaxis.training.rows import Rows
 from offaxis.training.sources import Drawn, Source
+from offaxis.training.weighing import Weigher
 
 
 class _Steps(Dataset[int]):
@@ -52,7 +53,9 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trainer with rows from a source and a loss from an objective.
 
     After each optimizer step `measures` holds what the log says of it: loss, entropy_nats, tokens,
-    rollout_seconds and training_seconds, and what the source adds (reward, response_length).
+    mismatch_kl_nats of rollouts (KL(sampler || student), `objectives.importance`), the seconds of
+    rollouts, rewards, teacher and training, and what the source adds (reward, response_length,
+    age).
     """
 
     # The loss is divided by the tokens of the whole step, whatever it was split into.
@@ -67,6 +70,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         objective: Objective,
         scratch: str,
         teacher: PreTrainedModel | None = None,
+        num_ids: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         super().__init__(
@@ -78,6 +82,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.remove_callback(PrinterCallback)
         self.recipe, self.source, self.objective = recipe, source, objective
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
+        self.weigher = Weigher(recipe, objective, num_ids)
         self.reference: PreTrainedModel | None = None
         if objective.reads_reference(recipe.objective.settings):
             self.reference = frozen(model)
@@ -85,7 +90,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             if each is not None:
                 check_head(each, recipe.run_name)
         self.measures: dict[str, float] = {}
-        self._drawn_at = 0.0
+        self._drawn_at = self._taught = 0.0
 
     def get_batch_samples(
         self,
@@ -97,22 +102,27 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         began = time.perf_counter()
         drawn = self._drawn()
         rows = drawn.rows.to(self.model.device)
+        self._drawn_at, self._taught = time.perf_counter(), 0.0
         parts = self._split(rows, num_batches)
-        rows = self._with_facts(rows, parts)
-        num_tokens = int(rows.batch.mask_BT.sum())
-        # Once for the whole step: no sum over sequences or groups may depend on how it is split.
-        streams = self.objective(rows.batch, **self.recipe.objective.settings)
-        self._drawn_at = time.perf_counter()
+        with self._autocast():
+            weighed = self.weigher.weigh(
+                rows,
+                parts,
+                student=self.model,
+                teacher=self.teacher,
+                step=self.state.global_step + 1,
+            )
+        elsewhere = sum(drawn.measures.get(f"{k}_seconds", 0.0) for k in ("reward", "teacher"))
         self.measures = {
             **drawn.measures,
+            **weighed.measures,
             "loss": 0.0,
             "entropy_nats": 0.0,
-            "tokens": num_tokens,
-            "rollout_seconds": self._drawn_at - began,
+            "tokens": int(rows.batch.mask_BT.sum()),
+            "rollout_seconds": self._drawn_at - began - elsewhere,
         }
-        normaliser = float(num_tokens) if streams.normaliser is None else streams.normaliser
-        rows = replace(rows, streams=streams)
-        return [{"rows": rows.part(part)} for part in parts], normaliser
+        self.mixture = Mixture.of(self.model, weighed.rows, num_batches)
+        return [{"rows": weighed.rows.part(part)} for part in parts], weighed.normaliser
 
     def compute_loss(
         self,
@@ -123,34 +133,31 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> Float[Tensor, ""]:
         """The weighted loss of one micro-batch."""
         rows: Rows = inputs["rows"]
-        streams = rows.streams
-        assert streams is not None
+        assert rows.streams is not None
         if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
             return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
+        num_tokens = float(num_items_in_batch or 0) or 1.0  # 0 where nothing carries a loss
         with self._autocast():
-            heads = {"student": head_of(model, rows)}
-            if self.teacher is not None and streams.divergence_BT is not None:
-                heads["teacher"] = fixed_head(self.teacher, rows)
-            if self.reference is not None and streams.reference_BT is not None:
-                heads["reference"] = fixed_head(self.reference, rows)
-            heads = shared(heads)
-            loss = token_loss(
-                heads["student"],
-                rows.batch,
-                streams,
-                num_tokens=float(num_items_in_batch or 0) or 1.0,  # 0 where nothing carries a loss
-                teacher=heads.get("teacher"),
-                reference=heads.get("reference"),
-            )
+            heads = self._heads(model, rows)
+            loss = self._loss(heads, rows, rows.streams, num_tokens)
+            for name, component in rows.components.items():
+                self.mixture.add(name, self._loss(heads, rows, component.streams, num_tokens).value)
         value = float(loss.value.detach())
         if not torch.isfinite(loss.value.detach()):
             raise self.not_finite(str(value))
-        self.measures["loss"] += value
-        self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / max(
-            self.measures["tokens"], 1
+        self._add("loss", value)
+        tokens = max(self.measures["tokens"], 1)
+        self._add("entropy_nats", float(loss.entropy_sum_nats) / tokens)
+        if rows.batch.sampled_logprobs_BT is not None:
+            self._add("mismatch_kl_nats", float(loss.mismatch_sum_nats) / tokens)
+        self._time_training()
+        if not rows.components:
+            return loss.value
+        mixed, measures = self.mixture.finished(
+            loss.value, rows.components, match=self.recipe.objective.settings.get("match_norms")
         )
-        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
-        return loss.value
+        self.measures |= measures
+        return mixed
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Trainer's estimate needs its own names of the inputs."""
@@ -158,7 +165,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def finish_step(self) -> dict[str, float]:
         """The measures of the step that just ended, its training time complete."""
-        self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        self._time_training()
         return self.measures
 
     def _drawn(self) -> Drawn:
@@ -170,18 +177,43 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 raise
             raise self.not_finite("weights that are not finite") from error
 
+    def _heads(self, model: PreTrainedModel, rows: Rows) -> dict[str, Head]:
+        """What logits are made of: the student's, and of those whose distribution is weighed."""
+        heads = {"student": head_of(model, rows)}
+        weighed = [rows.streams, *(component.streams for component in rows.components.values())]
+        if self.teacher is not None and any(s and s.divergence_BT is not None for s in weighed):
+            began = time.perf_counter()
+            heads["teacher"] = fixed_head(self.teacher, rows)
+            self._taught += time.perf_counter() - began
+            self._add("teacher_seconds", time.perf_counter() - began)
+        if self.reference is not None:
+            heads["reference"] = fixed_head(self.reference, rows)
+        return shared(heads, self.weigher.num_ids)
+
+    def _loss(
+        self, heads: dict[str, Head], rows: Rows, streams: Streams, num_tokens: float
+    ) -> Loss:
+        return token_loss(
+            heads["student"],
+            rows.batch,
+            streams,
+            num_tokens=num_tokens,
+            teacher=heads.get("teacher"),
+            reference=heads.get("reference"),
+        )
+
+    def _time_training(self) -> None:
+        """The seconds since the rows were there, but for those of the teacher."""
+        seconds = time.perf_counter() - self._drawn_at
+        self.measures["training_seconds"] = seconds - self._taught
+
+    def _add(self, name: str, value: float) -> None:
+        self.measures[name] = self.measures.get(name, 0.0) + value
+
     def _autocast(self) -> AbstractContextManager[Any]:
         """Lower precision for the products only, where the recipe asks for it."""
         enabled = self.recipe.precision.autocast == "bfloat16"
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def _with_facts(self, rows: Rows, parts: Sequence[slice]) -> Rows:
-        """The rows with the facts that the objective reads, taken micro-batch by micro-batch."""
-        if not self.objective.facts:
-            return rows
-        with self._autocast():
-            batches = [facts_of(self.model, rows.part(p), self.teacher) for p in parts]
-        return replace(rows, batch=joined(rows.batch, batches))
 
     def _split(self, rows: Rows, num_parts: int) -> list[slice]:
         """Micro-batches of whole groups."""
