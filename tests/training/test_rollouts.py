@@ -15,7 +15,7 @@ from offaxis.training.command import time_split
 from offaxis.training.history import History
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.rollouts import complete, keyed_randomness
-from offaxis.training.sampling import Generate
+from offaxis.training.samplers import Generate
 from offaxis.training.sources import Rollouts
 from offaxis.training.trainer import logits_of
 
@@ -222,11 +222,11 @@ def test_buckets_are_put_back_in_order_and_do_not_depend_on_theirs(
     recipe = arm("grpo", rollouts={"max_tokens": 7})
     sampler = Generate(tokenizer, recipe)
     one = sampler.sample(model, UNEQUAL, "key", 1)
-    from offaxis.training import sampling
+    from offaxis.training import samplers
 
-    plain = sampling.buckets
+    plain = samplers.buckets
     assert len(plain([18, 6, 18, 6, 6], max_tokens=7, most=5)) == 2
-    monkeypatch.setattr(sampling, "buckets", lambda *a, **k: plain(*a, **k)[::-1])
+    monkeypatch.setattr(samplers, "buckets", lambda *a, **k: plain(*a, **k)[::-1])
     other = sampler.sample(model, UNEQUAL, "key", 1)
     assert one.texts == other.texts
     assert same(one.rows, other.rows)

@@ -27,7 +27,7 @@ from offaxis.tasks.base import Task
 from offaxis.training.models import start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
-from offaxis.training.sampling import sampler_of
+from offaxis.training.samplers import sampler_of
 from offaxis.training.sources import Documents, Rollouts
 from offaxis.training.teachers import HttpTeacher, shared_tokens
 from offaxis.training.trainer import StreamTrainer

@@ -17,7 +17,7 @@ from offaxis.tasks.base import Task
 from offaxis.training.history import History
 from offaxis.training.rollouts import Completions
 from offaxis.training.rows import Rows, encode, packed, padding_of
-from offaxis.training.sampling import Sampler, sampler_of
+from offaxis.training.samplers import Sampler, sampler_of
 from offaxis.training.teachers import HttpTeacher
 
 
