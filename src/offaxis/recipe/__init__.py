@@ -6,7 +6,15 @@ reproduces its run alone, and its hash covers everything the run came from.
 """
 
 from offaxis.recipe.bundled import recipes_folder
-from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
+from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
+from offaxis.recipe.parts import (
+    Evaluation,
+    ModelConfig,
+    ModelSource,
+    Optimizer,
+    Precision,
+    Recipe,
+)
 from offaxis.recipe.reading import (
     apply_override,
     load_recipe,
@@ -17,10 +25,15 @@ from offaxis.recipe.reading import (
 
 __all__ = [
     "Evaluation",
+    "Mask",
     "ModelConfig",
     "ModelSource",
+    "Optimizer",
     "Precision",
     "Recipe",
+    "RunSource",
+    "Subspace",
+    "UpdateSource",
     "apply_override",
     "load_recipe",
     "recipe_from",

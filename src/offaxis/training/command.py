@@ -70,6 +70,8 @@ def shown(console: Console) -> Iterator[Observer]:
         tasks: dict[str, Any] = {}
 
         def observe(report: Progress) -> None:
+            if report.note:
+                console.print(f"{report.run}: {report.note}")
             if report.run not in tasks:
                 tasks[report.run] = bars.add_task(report.run, total=report.max_steps)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"

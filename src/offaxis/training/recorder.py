@@ -24,13 +24,14 @@ from offaxis.training.trainer import StreamTrainer
 
 
 class Progress(NamedTuple):
-    """Where a run is: what an observer is told after every step."""
+    """Where a run is: what an observer is told after every step; a note is for people."""
 
     run: str
     step: int
     max_steps: int
     accuracy: float | None
     finished: bool = False
+    note: str = ""
 
 
 # An accuracy this far below the mark on a quarter of a check's problems (64 of 256: deviation 0.06)
@@ -123,8 +124,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         return self.trainer.model
 
     def _reached(self, step: int) -> bool:
-        """Whether a check is due and shows the accuracy at which the run shall stop."""
+        """Whether the run has come to the distance or the accuracy at which it shall stop."""
         steps = self.recipe.steps
+        assert self.trainer is not None
+        norm = self.trainer.measures["relative_update_norm"]
+        if steps.stop_at_norm and norm >= steps.stop_at_norm:
+            return True
         if not steps.stop_at_accuracy or step % steps.check_every:
             return False
         # Most checks are far from the mark, and a quarter of the problems is enough to tell.

@@ -1,0 +1,21 @@
+"""Small matrices beside weights that may be sharded over processes, and sums over the shards."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+
+def placed_as(reference: Tensor, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return a tensor that every process holds whole, fit to be multiplied with `reference`.
+
+    That is the tensor itself beside a plain one, and a replicated DTensor beside a DTensor.
+    """
+    if not isinstance(reference, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    mesh = reference.device_mesh
+    return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def whole(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return all of a tensor to every process: what is partial summed, what is sharded gathered."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
