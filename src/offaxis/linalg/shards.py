@@ -1,11 +1,11 @@
 """Small matrices beside weights that may be sharded over processes, and sums over the shards."""
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 
-def placed_as(reference: Tensor, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def placed_as(reference: Tensor, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return a tensor that every process holds whole, fit to be multiplied with `reference`.
 
     That is the tensor itself beside a plain one, and a replicated DTensor beside a DTensor.
@@ -16,6 +16,6 @@ def placed_as(reference: Tensor, tensor: Float[Tensor, "*shape"]) -> Float[Tenso
     return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
-def whole(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def whole(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return all of a tensor to every process: what is partial summed, what is sharded gathered."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -120,8 +120,6 @@ class Optimizer(_Part):
 
     later: ClassVar[frozenset[str]] = frozenset({"kind", "momentum"})
 
-    kind: Literal["adamw", "sgd"] = "adamw"
-    momentum: Decay = 0.9
     lr: Rate
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 5
@@ -131,6 +129,8 @@ class Optimizer(_Part):
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1
+    kind: Literal["adamw", "sgd"] = "adamw"
+    momentum: Decay = 0.9
 
 
 class Precision(_Part):
