@@ -16,6 +16,11 @@ def placed_as(reference: Tensor, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Ten
     return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
+def own(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*own"]:
+    """Return the part of a tensor that this process holds, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return all of a tensor to every process: what is partial summed, what is sharded gathered."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

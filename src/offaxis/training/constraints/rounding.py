@@ -8,6 +8,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 
 from offaxis.engine.seeds import seed_for
+from offaxis.linalg.shards import own
 from offaxis.linalg.stochastic_rounding import rounded_stochastically
 
 
@@ -20,7 +21,8 @@ class StochasticRounding:
 
     Args:
         optimizer: One that depends on its weights through weight decay alone: AdamW or SGD.
-        seed: The key of the draws, with the number of the step.
+        seed: The key of the draws, with the number of the step. All processes draw alike, so that
+            copies of a weight stay equal and shards of one share their draws.
     """
 
     def __init__(self, optimizer: Optimizer, seed: int) -> None:
@@ -47,8 +49,9 @@ class StochasticRounding:
             if weight.device not in generators:
                 seed = seed_for("stochastic rounding", self.seed, self.num_steps)
                 generators[weight.device] = torch.Generator(weight.device).manual_seed(seed)
-            moved = kept * before.float() + weight.float()
-            weight.copy_(rounded_stochastically(moved, generators[weight.device]))
+            mine = own(weight.detach())
+            moved = kept * own(before).float() + mine.float()
+            mine.copy_(rounded_stochastically(moved, generators[weight.device]))
         self._before.clear()
 
     def measures(self) -> dict[str, float]:
