@@ -108,6 +108,20 @@ def train(
 
 
 @app.command
+def export(
+    run: Annotated[Path, Parameter(help="The folder of a run trained in a subspace.")],
+    *,
+    out: Annotated[Path, Parameter(help="The adapter's folder, which must not exist yet.")],
+    checkpoint: Annotated[int | None, Parameter(help="The step; the last by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run in a subspace as the LoRA adapter on its start that it is exactly."""
+    from offaxis.training import export_adapter
+
+    _say(export_adapter(run, out, checkpoint), as_json)
+
+
+@app.command
 def measure(
     paths: Annotated[
         tuple[Path, ...],

@@ -12,12 +12,12 @@ from offaxis.tasks.chain import chain13
 from offaxis.training import train
 from offaxis.training.bucketing import buckets
 from offaxis.training.command import time_split
+from offaxis.training.heads import head_of
 from offaxis.training.history import History
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.rollouts import complete, keyed_randomness
 from offaxis.training.samplers import Generate
 from offaxis.training.sources import Rollouts
-from offaxis.training.trainer import logits_of
 
 PRECISION = Precision(autocast="none")
 
@@ -236,7 +236,7 @@ def test_buckets_are_put_back_in_order_and_do_not_depend_on_theirs(
         assert one.rows.input_ids_BS[b, : len(ids)].tolist() == ids
         assert int(one.lengths_B[b]) == int(one.rows.batch.mask_BT[b].sum()) == len(text)
     with torch.no_grad():
-        log_p = logits_of(model, one.rows).log_softmax(-1)
+        log_p = head_of(model, one.rows).logits().log_softmax(-1)
     batch = one.rows.batch
     log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0]
     torch.testing.assert_close(
@@ -273,7 +273,7 @@ def test_only_shared_ids_are_sampled_and_their_probabilities_sum_to_one(tokenize
     batch = drawn.rows.batch
     assert int(batch.tokens_BT[batch.mask_BT].max()) < 20
     with torch.no_grad():
-        log_p = logits_of(model, drawn.rows)[..., :20].log_softmax(-1)
+        log_p = head_of(model, drawn.rows).logits()[..., :20].log_softmax(-1)
     tokens = batch.tokens_BT.clamp_max(19)[..., None]
     log_p = log_p.gather(-1, tokens)[..., 0][batch.mask_BT]
     torch.testing.assert_close(
@@ -345,7 +345,7 @@ def test_a_server_of_other_weights_is_found_out_at_once(arm, base, tokenizer, mo
 def check_recorded(model, rows):
     batch = rows.batch
     with torch.no_grad():
-        log_p = logits_of(model, rows).log_softmax(-1)
+        log_p = head_of(model, rows).logits().log_softmax(-1)
     log_p = log_p.gather(-1, batch.tokens_BT[..., None])[..., 0]
     torch.testing.assert_close(
         batch.sampled_logprobs_BT[batch.mask_BT], log_p[batch.mask_BT], rtol=1e-5, atol=1e-5

@@ -18,10 +18,10 @@ from offaxis.runs import RunFolder
 from offaxis.tasks.chain import chain13
 from offaxis.training import train
 from offaxis.training.engines import client
+from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, save_model, task_tokenizer
 from offaxis.training.rollouts import complete, keyed_randomness
 from offaxis.training.teachers import HttpTeacher, shared_tokens
-from offaxis.training.trainer import logits_of
 
 PRECISION = Precision(autocast="none")
 ENGINES = ("vllm", "sglang")
@@ -62,7 +62,7 @@ def rows(student, tokenizer):
 
 def in_process(teacher, rows):
     with torch.no_grad():
-        log_p = logits_of(teacher, rows).log_softmax(-1)
+        log_p = head_of(teacher, rows).logits().log_softmax(-1)
     return log_p.gather(-1, rows.batch.tokens_BT[..., None])[..., 0]
 
 

@@ -1,19 +1,19 @@
 """The parts of a recipe: every table and key, its type, its default, and what it means."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_serializer,
     model_validator,
 )
+
+from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
+from offaxis.recipe.table import Table as _Part
 
 # What every random generator underneath can be seeded with.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -23,28 +23,6 @@ Decay = Annotated[float, Field(ge=0, le=0.999_999)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]
 # Part of the names of folders, to which file systems set a limit.
 _NAME_LENGTH = 100
-
-
-class _Part(BaseModel):
-    """A table of the recipe: no unknown keys, no change after reading.
-
-    Attributes:
-        later: Keys that came after the first runs; at their defaults they are left out of the
-            resolved recipe, so that the hashes of earlier runs hold.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    later: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in content.items()
-            if key not in self.later or getattr(self, key) != fields[key].default
-        }
 
 
 class ModelConfig(_Part):
@@ -256,7 +234,14 @@ class Rewards(_Part):
 
 
 class Optimizer(_Part):
-    """AdamW and its schedule; `micro_batches` splits a step to save memory, not to change it."""
+    """The optimizer and its schedule; `micro_batches` splits a step to save memory.
+
+    Attributes:
+        kind: `adamw` (its beta1, beta2, epsilon; weight decay decoupled), or `sgd` (its momentum;
+            weight decay in the gradient).
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"kind", "momentum"})
 
     lr: Rate
     schedule: Literal["constant", "cosine"] = "constant"
@@ -267,39 +252,56 @@ class Optimizer(_Part):
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1
+    kind: Literal["adamw", "sgd"] = "adamw"
+    momentum: Decay = 0.9
 
 
 class Precision(_Part):
     """What the numbers are made of, recorded because it decides what updates look like.
 
     Weights kept in bf16 lose every step below half an ulp, which makes updates sparse by rounding
-    alone; master weights and checkpoints are therefore float32, and only products may be less.
+    alone; master weights are therefore float32, and only products may be less. That control is
+    `weights = "bfloat16"`: the weights themselves, their gradients and the optimizer's state. With
+    `stochastic_rounding` a step is rounded up or down at random, right on average (keyed by seed
+    and step). Checkpoints are float32 files either way.
 
     On the CPU a recipe repeats bit for bit; `device = "auto"` takes an accelerator where there is
     one, for models that need it.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"device"})
+    later: ClassVar[frozenset[str]] = frozenset({"device", "stochastic_rounding"})
 
-    weights: Literal["float32"] = "float32"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    stochastic_rounding: bool = False
     autocast: Literal["none", "bfloat16"] = "bfloat16"
     attention: Literal["eager", "sdpa"] = "eager"
     threads: int = Field(default=1, ge=1, le=1024)
     checkpoints: Literal["float32"] = "float32"
     device: Literal["cpu", "auto"] = "cpu"
 
+    @model_validator(mode="after")
+    def _rounds_what_is_narrow(self) -> "Precision":
+        if self.stochastic_rounding and self.weights != "bfloat16":
+            raise ValueError("stochastic_rounding needs weights = 'bfloat16'")
+        return self
+
 
 class Steps(_Part):
-    """When a run ends: after `max` steps, or at the first check that reaches an accuracy.
+    """When a run ends: after `max` steps, or earlier at an accuracy or a distance.
 
     Attributes:
         max: Optimizer steps at most.
         stop_at_accuracy: The greedy accuracy to stop at; 0 never stops early.
         check_every: Steps between checks.
         check_problems: How many problems a check solves; others than the run is judged on.
+        stop_at_norm: The relative norm of the update, ||W - W0|| / ||W0|| over the layer matrices,
+            to stop at, for arms that are compared at equal norm; 0 never stops early.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"stop_at_norm"})
+
     max: int = Field(ge=1, le=10_000_000)
+    stop_at_norm: NonNegativeFloat = 0.0
     stop_at_accuracy: float = Field(default=0.0, ge=0, le=1)
     check_every: PositiveInt = 5
     check_problems: PositiveInt = 256
@@ -345,16 +347,41 @@ class Recipe(_Part):
     steps: Steps
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
+    subspace: Subspace | None = None
+    mask: Mask | None = None
 
     @property
     def run_name(self) -> str:
         """The folder of the run: the given name, else the arm and the seed."""
         return self.name or f"{self.arm}-s{self.seed}"
 
+    @model_validator(mode="after")
+    def _is_confined_in_one_way(self) -> "Recipe":
+        if self.subspace is not None and self.mask is not None:
+            raise ValueError("give [subspace] or [mask], not both")
+        form = self.subspace.form if self.subspace is not None else ""
+        if self.precision.weights != "float32" and form in ("core", "right"):
+            raise ValueError(
+                f"subspace.form {form!r} is exact in float32 alone: bfloat16 weights round "
+                "W0 + U M V' away; use precision.weights = 'float32', or form 'project'"
+            )
+        return self
+
+    @property
+    def resumed(self) -> UpdateSource | None:
+        """The checkpoint whose weights the run starts from, where that is not its `start`."""
+        subspace = self.subspace
+        return subspace.of if subspace is not None and subspace.start == "resume" else None
+
     @property
     def prerequisites(self) -> "list[Recipe]":
-        """The recipes of the models this run starts from or learns from."""
-        sources = (self.start, self.teacher)
+        """The recipes of the models this run starts from, learns from, or is confined by."""
+        sources: list[ModelSource | UpdateSource | RunSource | None]
+        sources = [None if self.resumed else self.start, self.teacher]
+        if self.subspace is not None:
+            sources += [self.subspace.source, self.subspace.norm_of]
+        if self.mask is not None:
+            sources.append(self.mask.of)
         return [s.recipe for s in sources if s is not None and s.recipe is not None]
 
     def resolved(self) -> dict[str, Any]:
@@ -363,5 +390,5 @@ class Recipe(_Part):
 
 
 # A recipe holds sources and a source may hold a recipe; only here are both known.
-ModelSource.model_rebuild()
-TeacherSource.model_rebuild()
+for _source in (ModelSource, TeacherSource, UpdateSource, RunSource, Subspace, Mask, Recipe):
+    _source.model_rebuild(_types_namespace={"Recipe": Recipe})

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 from offaxis.catalog import find, settings_model, suggestion
 from offaxis.errors import CatalogError, RecipeError
 from offaxis.recipe.parts import Recipe
+
+# Where a recipe names other files, relative to itself.
+_SOURCES = (("start",), ("teacher",), ("subspace", "of"), ("subspace", "norm_of"), ("mask", "of"))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -73,13 +76,23 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _error(str(path), "", "TOML", str(error), "correct the line") from error
-    for key in ("start", "teacher"):
-        source = content.get(key)
-        if isinstance(source, dict) and isinstance(source.get("recipe"), str):
+    for source in sources_in(content):
+        if isinstance(source.get("recipe"), str):
             source["recipe"] = _read(path.parent / source["recipe"], (*parents, path))
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str((path.parent / Path(source["path"]).expanduser()).resolve())
+        for key in ("path", "anchor"):
+            if isinstance(source.get(key), str):
+                source[key] = str((path.parent / Path(source[key]).expanduser()).resolve())
     return content
+
+
+def sources_in(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tables of a recipe that name files: paths and recipes."""
+    for place in _SOURCES:
+        table: Any = content
+        for key in place:
+            table = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            yield table
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

@@ -1,5 +1,6 @@
 """Models and tokenizers as genuine Hugging Face folders: made, opened, and written whole."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -136,7 +137,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write the files of a checkpoint; a failure of the disk is always an OSError."""
     try:
-        model.save_pretrained(folder)
+        # A checkpoint is float32 whatever it was trained in; widening loses nothing.
+        whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+        whole.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except OSError:
         raise

@@ -8,7 +8,7 @@ from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
 from offaxis.tasks.base import Task
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
-from offaxis.training.run import is_finished, model_folder, run_folder
+from offaxis.training.run import is_finished, model_folder, run_folder, trained_folder
 
 # Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
 # its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
@@ -60,7 +60,7 @@ def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
 def _add_prerequisites(recipe: Recipe, out: Path, stages: dict[str, Stage]) -> None:
     for prerequisite in recipe.prerequisites:
         _add_prerequisites(prerequisite, out, stages)
-        folder = model_folder(prerequisite, out)
+        folder = trained_folder(prerequisite, out)
         name = folder.root.name
         stages.setdefault(name, _stage(prerequisite, name, is_finished(folder, prerequisite)))
 

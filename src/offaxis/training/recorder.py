@@ -124,8 +124,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         return self.trainer.model
 
     def _reached(self, step: int) -> bool:
-        """Whether a check is due and shows the accuracy at which the run shall stop."""
+        """Whether the run has come to the distance or the accuracy at which it shall stop."""
         steps = self.recipe.steps
+        assert self.trainer is not None
+        norm = self.trainer.measures["relative_update_norm"]
+        if steps.stop_at_norm and norm >= steps.stop_at_norm:
+            return True
         if not steps.stop_at_accuracy or step % steps.check_every:
             return False
         # Most checks are far from the mark, and a quarter of the problems is enough to tell.

@@ -11,19 +11,30 @@ import platform
 import shutil
 import tempfile
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from offaxis.catalog import find
 from offaxis.errors import RecipeError, ResultsError
 from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
-from offaxis.recipe import ModelSource, Recipe, TeacherSource, recipe_hash, recipe_text
+from offaxis.recipe import (
+    ModelSource,
+    Recipe,
+    TeacherSource,
+    UpdateSource,
+    recipe_hash,
+    recipe_text,
+)
 from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
+from offaxis.training.constraints.building import confine
+from offaxis.training.constraints.sources import find_update
 from offaxis.training.models import start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
@@ -126,7 +137,8 @@ def _train(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> R
         if is_finished(folder, recipe):
             return folder
         for prerequisite in recipe.prerequisites:
-            train_model(prerequisite, out, observe=observe)
+            if trained_folder(prerequisite, out) == model_folder(prerequisite, out):
+                train_model(prerequisite, out, observe=observe)
         shutil.rmtree(folder.root, ignore_errors=True)
         with quiet_and_reproducible(recipe.precision.threads):
             _run(recipe, folder, out, observe)
@@ -138,9 +150,14 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
     task = find("offaxis.tasks", Task, recipe.data.task)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     observe(Progress(recipe.run_name, 0, recipe.steps.max, None))
-    model, tokenizer = start_model(
-        recipe.start, task, recipe.precision, trained_checkpoint(recipe.start, out)
-    )
+    start = recipe.start
+    if recipe.resumed is not None:
+        resumed = find_update(recipe.resumed, partial(trained_folder, out=out))
+        start = ModelSource(path=str(resumed.checkpoint))
+    trained = trained_checkpoint(start, out)
+    model, tokenizer = start_model(start, task, recipe.precision, trained)
+    if recipe.precision.weights == "bfloat16":
+        model.to(torch.bfloat16)
     teacher: PreTrainedModel | None = None
     scorer: HttpTeacher | None = None
     num_ids: int | None = None
@@ -181,12 +198,19 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         num_ids=num_ids,
         callbacks=[recorder],
     )
+    confinement = confine(recorder.trainer, recipe, folder, partial(trained_folder, out=out))
+    recorder.trainer.confinement = confinement
+    numbers = confinement.trainable_numbers
+    observe(
+        Progress(recipe.run_name, 0, recipe.steps.max, None, note=f"{numbers:,} trainable numbers")
+    )
     recorder.trainer.train()
     shutil.rmtree(scratch, ignore_errors=True)
     device = recorder.trainer.model.device.type
     outcome = {
         "precision": manifest["precision"] | {"device": device},
         "steps": recorder.saved,
+        "trainable_numbers": numbers,
         "accuracy_start": recorder.lines[0]["accuracy"],
         "accuracy_final": recorder.lines[-1]["accuracy"],
         "finished": True,
@@ -198,8 +222,20 @@ def trained_checkpoint(source: ModelSource, out: Path) -> Path | None:
     """The last checkpoint of a source's run, or None where the source is no recipe."""
     if source.recipe is None:
         return None
-    folder = model_folder(source.recipe, out)
+    folder = trained_folder(source.recipe, out)
     return folder.checkpoint(folder.steps()[-1])
+
+
+def trained_folder(recipe: Recipe, out: Path) -> RunFolder:
+    """Where a prerequisite is: among the runs if it was finished there, else among the models."""
+    run = run_folder(recipe, out)
+    manifest = run.manifest() or {}
+    is_there = (
+        manifest.get("finished") is True
+        and manifest.get("recipe_hash") == recipe_hash(recipe)
+        and manifest.get("steps") == run.steps()
+    )
+    return run if is_there else model_folder(recipe, out)
 
 
 def _manifest(recipe: Recipe) -> dict[str, Any]:
@@ -216,19 +252,21 @@ def _manifest(recipe: Recipe) -> dict[str, Any]:
         "mean per token",
         "recipe": recipe.resolved(),
         "recipe_hash": recipe_hash(recipe),
-        "start": _origin(recipe.start),
+        "start": _origin(recipe.resumed or recipe.start),
         "teacher": None if recipe.teacher is None else _taught_by(recipe.teacher),
-        "precision": precision.model_dump(include={"weights", "autocast", "checkpoints"}),
+        "precision": precision.model_dump(include={"weights", "autocast", "checkpoints"})
+        | ({"rounding": "stochastic"} if precision.stochastic_rounding else {}),
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in packages},
     }
 
 
-def _origin(source: ModelSource) -> dict[str, Any]:
+def _origin(source: ModelSource | UpdateSource) -> dict[str, Any]:
     """What a model is, in the manifest of a run that uses it."""
     if source.recipe is not None:
         recipe = source.recipe
-        return {"name": recipe.name or recipe.arm, "recipe_hash": recipe_hash(recipe)}
+        origin = {"name": recipe.name or recipe.arm, "recipe_hash": recipe_hash(recipe)}
+        return origin | source.model_dump(include={"step", "fraction"}, exclude_none=True)
     if source.path is not None:
         return {"name": Path(source.path).name, "path": source.path}
     return {"name": "from scratch"}

@@ -29,8 +29,10 @@ from offaxis.errors import NumericsError
 from offaxis.objectives.base import Head, Objective, Streams
 from offaxis.objectives.loss import Loss, token_loss
 from offaxis.recipe import Recipe
+from offaxis.training.confinement import Confinement
 from offaxis.training.heads import check_head, fixed_head, frozen, head_of, shared
 from offaxis.training.mixing import Mixture
+from offaxis.training.optimizers import new_optimizer
 from offaxis.training.rows import Rows
 from offaxis.training.sources import Drawn, Source
 from offaxis.training.weighing import Weigher
@@ -54,8 +56,9 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     After each optimizer step `measures` holds what the log says of it: loss, entropy_nats, tokens,
     mismatch_kl_nats of rollouts (KL(sampler || student), `objectives.importance`), the seconds of
-    rollouts, rewards, teacher and training, and what the source adds (reward, response_length,
-    age).
+    rollouts, rewards, teacher and training; what the source adds (reward, response_length, age),
+    the weighing (kept_tokens, gradients of a mixture's components) and the confinement
+    (update_norm, relative_update_norm; leakage in a subspace).
     """
 
     # The loss is divided by the tokens of the whole step, whatever it was split into.
@@ -89,6 +92,8 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for each in (model, teacher):
             if each is not None:
                 check_head(each, recipe.run_name)
+        self.optimizer: torch.optim.Optimizer | None
+        self.confinement: Confinement | None = None
         self.measures: dict[str, float] = {}
         self._drawn_at = self._taught = 0.0
 
@@ -165,8 +170,29 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def finish_step(self) -> dict[str, float]:
         """The measures of the step that just ended, its training time complete."""
+        assert self.confinement is not None
+        self.measures |= self.confinement.measures()
         self._time_training()
         return self.measures
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer, over what the confinement lets it hold."""
+        if self.optimizer is None:
+            model = model or self.model
+            decayed = self.get_decay_parameter_names(model)
+            confinement = self.confinement = self.confinement or Confinement(model)
+            optimizer = new_optimizer(self.recipe.optimizer, model, confinement.held, decayed)
+            is_stochastic = self.recipe.precision.stochastic_rounding
+            confinement.attach(optimizer, rounding_seed=self.recipe.seed if is_stochastic else None)
+            self.optimizer = optimizer
+        return self.optimizer
+
+    def first_gradients(self) -> None:
+        """Leave the gradient of the objective on the first step's rows in the parameters."""
+        num_parts = self.recipe.optimizer.micro_batches
+        parts, num_tokens = self.get_batch_samples(iter(()), num_parts, self.model.device)
+        for part in parts:
+            self.compute_loss(self.model, part, num_items_in_batch=num_tokens).backward()
 
     def _drawn(self) -> Drawn:
         """The rows of the next step; weights that broke in the last one show when sampled from."""
@@ -242,16 +268,11 @@ def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
         max_steps=recipe.steps.max,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=optimizer.micro_batches,
-        optim="adamw_torch",
         learning_rate=optimizer.lr,
         lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[
             optimizer.schedule
         ],
         warmup_steps=optimizer.warmup_steps,
-        adam_beta1=optimizer.beta1,
-        adam_beta2=optimizer.beta2,
-        adam_epsilon=optimizer.epsilon,
-        weight_decay=optimizer.weight_decay,
         max_grad_norm=optimizer.clip_norm,
         seed=recipe.seed,
         use_cpu=recipe.precision.device == "cpu" or not torch.accelerator.is_available(),
