@@ -34,9 +34,24 @@ def grpo(batch: TokenBatch, *, clip_low: Below = 0.2, clip_high: Above = 0.28) -
 
 
 def group_advantages(rewards_PG: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """Standardise each group (population deviation); equal rewards give advantage zero."""
+    """Standardise each group (population deviation); equal rewards give advantage zero.
+
+    A reward that is NaN could not be judged: it is no part of its group's mean and deviation, and
+    its own advantage is zero.
+    """
+    if rewards_PG.isnan().any():
+        return torch.stack([_of_scorable(rewards_G) for rewards_G in rewards_PG])
     centred_PG = rewards_PG - rewards_PG.mean(1, keepdim=True)
     deviation_P1 = rewards_PG.std(1, correction=0, keepdim=True)
     # Equal rewards can leave rounding in both; what is below float32's resolution is no preference.
     is_flat_P1 = deviation_P1 <= 1e-6 * rewards_PG.abs().amax(1, keepdim=True)
     return torch.where(is_flat_P1, 0.0, centred_PG / deviation_P1.clamp_min(1e-30))
+
+
+def _of_scorable(rewards_G: Float[Tensor, "G"]) -> Float[Tensor, "G"]:
+    """The advantages of one group in which some rewards may be missing."""
+    is_scored = ~rewards_G.isnan()
+    advantages_G = torch.zeros_like(rewards_G)
+    if is_scored.any():
+        advantages_G[is_scored] = group_advantages(rewards_G[is_scored][None])[0]
+    return advantages_G

@@ -1,19 +1,19 @@
 """The parts of a recipe: every table and key, its type, its default, and what it means."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_serializer,
     model_validator,
 )
+
+from offaxis.recipe.data import Data, Rewards
+from offaxis.recipe.part import Part as _Part
 
 # What every random generator underneath can be seeded with.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -23,28 +23,6 @@ Decay = Annotated[float, Field(ge=0, le=0.999_999)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]
 # Part of the names of folders, to which file systems set a limit.
 _NAME_LENGTH = 100
-
-
-class _Part(BaseModel):
-    """A table of the recipe: no unknown keys, no change after reading.
-
-    Attributes:
-        later: Keys that came after the first runs; at their defaults they are left out of the
-            resolved recipe, so that the hashes of earlier runs hold.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    later: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in content.items()
-            if key not in self.later or getattr(self, key) != fields[key].default
-        }
 
 
 class ModelConfig(_Part):
@@ -103,20 +81,6 @@ class ObjectiveChoice(_Part):
         return dict(self.model_extra or {})
 
 
-class Data(_Part):
-    """What a step reads.
-
-    Attributes:
-        task: A task of `offaxis.tasks`.
-        mixture: Documents of each kind in every step, for objectives on given tokens.
-        prompts: Problems in every step, for objectives on rollouts.
-    """
-
-    task: str
-    mixture: dict[str, PositiveInt] = Field(default_factory=dict)
-    prompts: NonNegativeInt = 0
-
-
 class Rollouts(_Part):
     """How completions are sampled: how many of each prompt, how hot, how long."""
 
@@ -124,12 +88,6 @@ class Rollouts(_Part):
     # Colder, the scaled logits of a trained model leave float32.
     temperature: float = Field(default=1.0, ge=0.01)
     max_tokens: PositiveInt = 19
-
-
-class Rewards(_Part):
-    """What a rollout earns: the task's verdict, or a fair coin (the control)."""
-
-    kind: Literal["verifier", "random"] = "verifier"
 
 
 class Optimizer(_Part):

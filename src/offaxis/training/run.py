@@ -13,21 +13,24 @@ import tempfile
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from offaxis.catalog import find
+from offaxis.console import messages
 from offaxis.errors import RecipeError, ResultsError
 from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelSource, Recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
-from offaxis.tasks.base import Task
 from offaxis.training.models import check_vocabularies, start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
+from offaxis.training.rollouts import ends_of
 from offaxis.training.sources import Documents, Rollouts
+from offaxis.training.tasks import generated_task, open_records, task_of
 from offaxis.training.trainer import StreamTrainer
 
 # What a manifest that says finished is read for, with the types it has to have.
@@ -35,8 +38,8 @@ _PROMISED: dict[str, type | tuple[type, ...]] = {
     "finished": bool,
     "recipe_hash": str,
     "steps": list,
-    "accuracy_start": (float, int),
-    "accuracy_final": (float, int),
+    "accuracy_start": (float, int, NoneType),
+    "accuracy_final": (float, int, NoneType),
 }
 
 
@@ -133,18 +136,21 @@ def _train(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> R
 
 def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> None:
     """Train one run into an empty folder; its manifest says finished only at the very end."""
-    task = find("offaxis.tasks", Task, recipe.data.task)
+    records, generated = open_records(recipe), generated_task(recipe)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     observe(Progress(recipe.run_name, 0, recipe.steps.max, None))
     model, tokenizer = start_model(
-        recipe.start, task, recipe.precision, trained_checkpoint(recipe.start, out)
+        recipe.start, generated, recipe.precision, trained_checkpoint(recipe.start, out)
     )
+    task = task_of(recipe, records, tokenizer, ends_of(model, tokenizer))
     teacher: PreTrainedModel | None = None
     if recipe.teacher is not None:
         trained = trained_checkpoint(recipe.teacher, out)
-        teacher, its_tokenizer = start_model(recipe.teacher, task, recipe.precision, trained)
+        teacher, its_tokenizer = start_model(recipe.teacher, generated, recipe.precision, trained)
         check_vocabularies(tokenizer, its_tokenizer, recipe.run_name)
     manifest = _manifest(recipe)
+    if records is not None:
+        manifest["data"] = records.provenance()
     folder.write_manifest({**manifest, "steps": [], "finished": False})
     write_text(folder.recipe_path, recipe_text(recipe))
     source = (
@@ -173,6 +179,12 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         "accuracy_final": recorder.lines[-1]["accuracy"],
         "finished": True,
     }
+    if task.too_long:
+        outcome["too_long"] = task.too_long
+        messages().print(
+            f"{recipe.run_name}: {task.too_long} documents longer than data.max_tokens = "
+            f"{recipe.data.max_tokens} were left out"
+        )
     folder.write_manifest(manifest | outcome)
 
 
