@@ -4,9 +4,10 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 # A chat: messages as templates read them, {"role": ..., "content": ...}.
 Chat = Sequence[dict[str, Any]]
@@ -30,6 +31,7 @@ class Record(NamedTuple):
     place: str
 
 
+@runtime_checkable
 class Records(Protocol):
     """A source of records: two streams, of training and held out, that share no prompt."""
 
@@ -82,7 +84,7 @@ def position(key: str, length: int, index: int, attempt: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _order(key: str, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _order(key: str, length: int) -> NDArray[np.int64]:
     """A permutation that depends on the key and the length alone."""
     seed = Random(key).getrandbits(128)
     return np.random.Generator(np.random.PCG64(seed)).permutation(length)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offaxis.data.base import Chat, Record, is_held_out, position
 from offaxis.data.columns import OPTIONAL, Columns, at, reference_of
@@ -109,7 +110,7 @@ class FileRecords:
         return table
 
     @cached_property
-    def _sides(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _sides(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The numbers of the rows of training and of the held-out rows.
 
         With a fraction this reads every prompt once.

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from offaxis.errors import RecipeError, ResultsError, UsageError
 _BATCH = 1024
 
 
+@runtime_checkable
 class Table(Protocol):
     """Rows by number, none of them a Python object before it is asked for."""
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from offaxis.tasks.base import Document
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Judges completions; None means that one cannot be judged, and is never counted as 0."""
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, PositiveInt
 
@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     total: int
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs a program against tests, somewhere else.
 

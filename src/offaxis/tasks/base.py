@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Document(NamedTuple):
@@ -22,6 +22,7 @@ class Document(NamedTuple):
     item: int = -1
 
 
+@runtime_checkable
 class Task(Protocol):
     """A source of documents and held-out problems, each item a function of (seed, index) alone.
 
