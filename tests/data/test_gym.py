@@ -6,7 +6,7 @@ from offaxis.errors import RecipeError
 
 pytest.importorskip("reasoning_gym")
 
-from offaxis.data.gym import GymRecords  # noqa: E402
+from offaxis.data.gym import GymRecords
 
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 

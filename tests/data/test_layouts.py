@@ -23,8 +23,9 @@ def record_of(tmp_path, schema, row, layout):
 # reward_model: struct {ground_truth: string, style: string}, extra_info: struct {index: string}":
 # dataset_info of the re-uploads huggingface.co/datasets/LuyiCui/DAPO-Math-17k and
 # koajoel/DAPO-Math-17k-dedup (17,917 rows; weijiezz/DAPO-Math-17k-split counts 1,791,700, each a
-# hundred times). `datapoint['prompt'][0]['content']` and `datapoint['reward_model']['ground_truth']`
-# is how github.com/elliot-zzh/from-transparent-to-opaque (dataset/dapo_math.py) reads the original.
+# hundred times). The original is read as `datapoint['prompt'][0]['content']` and
+# `datapoint['reward_model']['ground_truth']` by dataset/dapo_math.py of
+# github.com/elliot-zzh/from-transparent-to-opaque.
 DAPO = pa.schema(
     [
         ("data_source", pa.string()),

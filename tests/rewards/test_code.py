@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -19,8 +20,8 @@ PROGRAM = "I think so.\n```python\nprint(1)\n```\nor rather\n```python\nprint(2)
 class Sandbox(BaseHTTPRequestHandler):
     """Gives prepared answers to whatever is posted, and keeps what was."""
 
-    answers: list = []
-    asked: list = []
+    answers: ClassVar[list] = []
+    asked: ClassVar[list] = []
 
     def do_POST(self):
         length = int(self.headers["Content-Length"])
@@ -36,7 +37,8 @@ class Sandbox(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def sandbox():
-    Sandbox.answers, Sandbox.asked = [], []
+    Sandbox.answers.clear()
+    Sandbox.asked.clear()
     with HTTPServer(("127.0.0.1", 0), Sandbox) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -46,7 +48,7 @@ def sandbox():
 
 
 def answered(url, status, content, **settings):
-    Sandbox.answers = [(status, content)]
+    Sandbox.answers.append((status, content))
     scorer = code(url=url, concurrency=1, deadline_seconds=2.0, **settings)
     return scorer([DOCUMENT], [PROGRAM], key="")[0]
 
@@ -57,7 +59,11 @@ def test_the_sandbox_is_given_the_last_program_and_the_tests(sandbox):
         {
             "language": "python",
             "code": "print(2)\n",
-            "tests": {"tests": [{"input": "1", "output": "2"}], "starter_code": "", "metadata": None},
+            "tests": {
+                "tests": [{"input": "1", "output": "2"}],
+                "starter_code": "",
+                "metadata": None,
+            },
             "deadline_seconds": 2.0,
         }
     ]

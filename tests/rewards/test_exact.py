@@ -36,7 +36,7 @@ def test_braces_inside_a_box_are_counted():
 
 def test_spaces_width_and_capitals_are_no_difference_unless_asked():
     assert judge("New York", "new \n york.") == 1.0
-    assert judge("１２", "12") == 1.0  # full-width digits
+    assert judge("\uff11\uff12", "12") == 1.0  # full-width digits
     assert judge("New York", "new york", ignore_case=False) == 0.0
 
 

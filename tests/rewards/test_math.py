@@ -11,7 +11,7 @@ from offaxis.tasks.base import Document
 
 pytest.importorskip("math_verify")
 
-from offaxis.rewards.math import compare, math  # noqa: E402
+from offaxis.rewards.math import compare, math
 
 # Without a limit Math-Verify computes this tower of powers for as long as one waits.
 ENDLESS = r"\boxed{9^{9^{9^{9}}}}"
