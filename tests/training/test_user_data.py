@@ -181,7 +181,7 @@ def test_packed_chats_do_not_see_each_other(user, start):
     task = task_for(user("sft"), start)
     drawn = [task.document("demonstrations", seed=0, index=i) for i in range(5)]
     # One of them is long enough that the others share a row.
-    texts = [(drawn[0].prompt, 5 * drawn[0].answer), *((d.prompt, d.answer) for d in drawn[1:])]
+    texts = [(drawn[0].prompt, 12 * drawn[0].answer), *((d.prompt, d.answer) for d in drawn[1:])]
     together = packed(encode(tokenizer, texts), tokenizer.pad_token_id)
     assert len(together.input_ids_BS) < len(texts)
 
