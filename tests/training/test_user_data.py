@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from offaxis.errors import NumericsError, RecipeError
 from offaxis.recipe import Precision, recipe_from
 from offaxis.tasks.base import Document
-from offaxis.training import train
+from offaxis.training import plan, train
 from offaxis.training.models import new_model, save_model
 from offaxis.training.rollouts import ends_of
 from offaxis.training.rows import encode, packed
@@ -249,6 +249,14 @@ def test_documents_that_are_too_long_are_left_out_counted_and_said(user, start, 
     assert f"{sum(counted):.0f} documents longer" in capsys.readouterr().err
     with pytest.raises(RecipeError, match="in a row"):
         task_for(user("sft", data={"max_tokens": 3}), start).problem(seed=0, index=0)
+
+
+def test_the_plan_refuses_files_before_anything_is_trained(user, tmp_path):
+    with pytest.raises(RecipeError, match="no such file"):
+        plan(user("sft", data={"files": [str(tmp_path / "nowhere.jsonl")]}), tmp_path)
+    stage = plan(user("sft"), tmp_path)[-1]
+    assert stage.tokens == 3 * 6 * 90  # at most: steps, documents, tokens of each
+    assert stage.checkpoint_bytes > 0
 
 
 def test_what_cannot_be_judged_is_counted_and_never_zero(user, start, tmp_path):

@@ -88,5 +88,6 @@ def position(key: str, length: int, index: int, attempt: int) -> int:
 @lru_cache(maxsize=4)
 def _order(key: str, length: int) -> NDArray[np.int64]:
     """A permutation that depends on the key and the length alone."""
-    seed = Random(key).getrandbits(128)
-    return np.random.Generator(np.random.PCG64(seed)).permutation(length)
+    # The old generator: NumPy promises that its streams stay as they are, and of no other.
+    seed = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4")
+    return np.random.RandomState(seed).permutation(length)

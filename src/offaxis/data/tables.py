@@ -4,6 +4,7 @@ import json
 import mmap
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -110,32 +111,42 @@ class _Parquet:
     """Parquet: decoded once, batch by batch, into an Arrow file that is mapped into memory.
 
     Parquet cannot be read in any order without decoding a whole group of rows for each. The Arrow
-    file lies among the temporary files, has no name any more, and goes with the process.
+    file is made when the first row is asked for, lies among the temporary files, has no name any
+    more, and goes with the process.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path) as file:
             self.columns = list(file.schema_arrow.names)
-            kept = [name for name in columns if name in self.columns]
-            schema = pa.schema([file.schema_arrow.field(name) for name in kept])
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                mapped = Path(folder) / "rows.arrow"
-                try:
-                    with pa.OSFile(str(mapped), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-                        for batch in file.iter_batches(_BATCH, columns=kept):
-                            out.write_batch(batch.select(kept))
-                except OSError as error:
-                    raise ResultsError(
-                        folder,
-                        expected=f"room for the decoded columns {', '.join(kept)} of {path}",
-                        found=error.strerror or str(error),
-                        do="free some space there, or point TMPDIR at a larger disk",
-                    ) from error
-                self._table = pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
+            self._length = int(file.metadata.num_rows)
+        self._kept = [name for name in columns if name in self.columns]
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            mapped = Path(folder) / "rows.arrow"
+            try:
+                self._decode(mapped)
+            except OSError as error:
+                raise ResultsError(
+                    folder,
+                    expected=f"room for the columns {', '.join(self._kept)} of {self.path}",
+                    found=error.strerror or str(error),
+                    do="free some space there, or point TMPDIR at a larger disk",
+                ) from error
+            return pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
+
+    def _decode(self, target: Path) -> None:
+        """Write the kept columns as an Arrow file."""
+        with pq.ParquetFile(self.path, memory_map=True) as file:
+            schema = pa.schema([file.schema_arrow.field(name) for name in self._kept])
+            with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                for batch in file.iter_batches(_BATCH, columns=self._kept):
+                    out.write_batch(batch.select(self._kept))
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return self._length
 
     def row(self, number: int) -> dict[str, Any]:
         row: dict[str, Any] = self._table.slice(number, 1).to_pylist()[0]

@@ -8,7 +8,7 @@ from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
 from offaxis.training.run import is_finished, model_folder, run_folder
-from offaxis.training.tasks import generated_task
+from offaxis.training.tasks import generated_task, open_records
 
 # Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
 # its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
@@ -105,6 +105,7 @@ def _lengths(recipe: Recipe) -> tuple[int, int, int]:
     """
     task, mixture = generated_task(recipe), recipe.data.mixture
     if task is None:
+        open_records(recipe)  # what is wrong with them shall be said before anything is trained
         longest = recipe.data.max_tokens
         return longest + recipe.rollouts.max_tokens, longest * sum(mixture.values()), 0
     problem = task.problem(seed=0, index=0)
