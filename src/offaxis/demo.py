@@ -26,6 +26,7 @@ from offaxis.recipe import (
     recipe_from,
     recipe_hash,
     recipes_folder,
+    sources_in,
 )
 from offaxis.runs import RunFolder
 from offaxis.training.plan import Stage, plan

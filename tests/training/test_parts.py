@@ -14,7 +14,7 @@ from offaxis.training.recorder import checkpoint_steps, evaluated_steps
 from offaxis.training.rollouts import complete, ends_of, keyed_randomness, until_end
 from offaxis.training.rows import attention_bias, encode, packed
 from offaxis.training.run import train
-from offaxis.training.sources import Documents, rewarder
+from offaxis.training.sources import Documents, rewarded
 
 PRECISION = Precision(autocast="none")
 
@@ -150,15 +150,15 @@ def test_forward_kl_is_zero_at_the_start_and_grows_away_from_it(model, tokenizer
 
 def test_a_coin_rewards_half_and_is_keyed(arm):
     recipe = arm("grpo")
-    pairs = [("", "")] * 400
-    first = rewarder(chain13, recipe, 1)(pairs)
-    assert torch.equal(first, rewarder(chain13, recipe, 1)(pairs))
-    assert not torch.equal(first, rewarder(chain13, recipe, 2)(pairs))
-    assert 0.4 < float(first.mean()) < 0.6
-    verified = rewarder(chain13, arm("grpo", rewards={"kind": "verifier"}), 1)
     problem = chain13.problem(seed=0, index=0)
-    wrong = (problem.prompt, problem.answer[:-1])
-    assert verified([tuple(problem), wrong]).tolist() == [1.0, 0.0]
+    pairs = [problem] * 400, [""] * 400
+    first = rewarded(chain13, recipe, 1, *pairs)
+    assert torch.equal(first, rewarded(chain13, recipe, 1, *pairs))
+    assert not torch.equal(first, rewarded(chain13, recipe, 2, *pairs))
+    assert 0.4 < float(first.mean()) < 0.6
+    recipe = arm("grpo", rewards={"kind": "verifier"})
+    completions = [problem.answer, problem.answer[:-1]]
+    assert rewarded(chain13, recipe, 1, [problem] * 2, completions).tolist() == [1.0, 0.0]
 
 
 def test_checkpoints_are_log_spaced_between_the_start_and_the_last_step():

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
+from offaxis.recipe.data import Data, Rewards
 from offaxis.recipe.table import Table as _Part
 
 # What every random generator underneath can be seeded with.
@@ -105,20 +106,6 @@ class ObjectiveChoice(_Part):
     def settings(self) -> dict[str, Any]:
         """The objective's own settings, those left out at their defaults."""
         return dict(self.model_extra or {})
-
-
-class Data(_Part):
-    """What a step reads.
-
-    Attributes:
-        task: A task of `offaxis.tasks`.
-        mixture: Documents of each kind in every step, for objectives on given tokens.
-        prompts: Problems in every step, for objectives on rollouts.
-    """
-
-    task: str
-    mixture: dict[str, PositiveInt] = Field(default_factory=dict)
-    prompts: NonNegativeInt = 0
 
 
 class Rollouts(_Part):
@@ -225,12 +212,6 @@ class Tokens(_Part):
     keep: float = Field(gt=0, le=1)
     by: Literal["log_ratio", "entropy", "divergence", "random"]
     compensate: bool = True
-
-
-class Rewards(_Part):
-    """What a rollout earns: the task's verdict, or a fair coin (the control)."""
-
-    kind: Literal["verifier", "random"] = "verifier"
 
 
 class Optimizer(_Part):

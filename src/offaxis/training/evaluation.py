@@ -26,17 +26,23 @@ def accuracy(
     *,
     num_problems: int,
     seed: int,
-) -> float:
-    """The fraction of the first held-out problems that greedy completions solve, in float32."""
-    solved = 0
+) -> float | None:
+    """The mean score of greedy completions of the first held-out problems, in float32.
+
+    Completions that cannot be judged are left out; None where none can.
+    """
+    num_problems = _at_most(num_problems, task)
+    scores: list[float] = []
     for begin in range(0, num_problems, _ROWS):
         indices = range(begin, min(begin + _ROWS, num_problems))
-        prompts = [task.problem(seed=seed, index=index).prompt for index in indices]
+        problems = [task.problem(seed=seed, index=index) for index in indices]
+        prompts = [problem.prompt for problem in problems]
         completions = complete(
             model, tokenizer, prompts, max_tokens=task.answer_length, temperature=0.0
         )
-        solved += sum(map(task.verify, prompts, completions.texts))
-    return solved / num_problems
+        judged = task.scores(problems, completions.texts)
+        scores += [score for score in judged if score is not None]
+    return sum(scores) / len(scores) if scores else None
 
 
 class StartSamples(NamedTuple):
@@ -54,7 +60,7 @@ class StartSamples(NamedTuple):
         evaluation: Evaluation,
     ) -> "StartSamples":
         """Sample from the start at temperature 1, on held-out problems."""
-        indices = range(evaluation.samples)
+        indices = range(_at_most(evaluation.samples, task))
         prompts = [task.problem(seed=evaluation.seed, index=i).prompt for i in indices]
         with keyed_randomness("start-samples", evaluation.seed):
             completions = complete(
@@ -66,6 +72,11 @@ class StartSamples(NamedTuple):
         """KL(start || model) in nats, the mean over the tokens of the samples, in float32."""
         kl_BT = forward_kl(_log_p(model, self.rows), self.log_p_BTV)
         return float(kl_BT[self.rows.batch.mask_BT].mean())
+
+
+def _at_most(count: int, task: Task) -> int:
+    """As many problems as asked for, each no more than once."""
+    return count if task.num_problems is None else min(count, task.num_problems)
 
 
 def _log_p(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "B T V"]:

@@ -20,11 +20,11 @@ from transformers import (
 from offaxis.errors import CheckpointError, RecipeError
 from offaxis.files import write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
-from offaxis.tasks.base import Task
+from offaxis.tasks.base import GeneratedTask
 from offaxis.training.rollouts import ends_of
 
 
-def task_tokenizer(task: Task) -> PreTrainedTokenizerBase:
+def task_tokenizer(task: GeneratedTask) -> PreTrainedTokenizerBase:
     """A fast tokenizer in which every character of the task's alphabet is one token."""
     vocabulary = {character: i for i, character in enumerate(task.alphabet)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=task.padding))
@@ -96,22 +96,25 @@ def open_model(
 
 
 def start_model(
-    source: ModelSource, task: Task, precision: Precision, trained: Path | None
+    source: ModelSource, task: GeneratedTask | None, precision: Precision, trained: Path | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model a run starts from or learns from.
 
     Args:
         source: Where the recipe takes it from.
-        task: The task, whose alphabet makes the tokenizer of a model from scratch.
+        task: The task of ours, whose alphabet makes the tokenizer of a model from scratch and whose
+            end the model has to know; None for other data.
         precision: The run's precision policy.
         trained: The checkpoint of the prerequisite, where the source is a recipe.
     """
     if source.config is not None:
+        assert task is not None  # a recipe without one is refused when it is read
         tokenizer = task_tokenizer(task)
         return new_model(source.config, tokenizer, precision), tokenizer
     folder = trained or Path(source.path or "")
     model, tokenizer = open_model(folder, precision)
-    _check_end(model, tokenizer, task, folder)
+    if task is not None:
+        _check_end(model, tokenizer, task, folder)
     return model, tokenizer
 
 
@@ -152,7 +155,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def _check_end(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, folder: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: GeneratedTask, folder: Path
 ) -> None:
     """Refuse a model that cannot end a text as the task does: it would never solve a problem."""
     ends = [tokenizer.decode([end]) for end in ends_of(model, tokenizer)]

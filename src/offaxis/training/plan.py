@@ -6,9 +6,9 @@ from typing import NamedTuple
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
-from offaxis.tasks.base import Task
 from offaxis.training.recorder import checkpoint_steps, evaluated_steps
 from offaxis.training.run import is_finished, model_folder, run_folder, trained_folder
+from offaxis.training.tasks import generated_task, open_records
 
 # Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
 # its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
@@ -67,18 +67,14 @@ def _add_prerequisites(recipe: Recipe, out: Path, stages: dict[str, Stage]) -> N
 
 def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     """Count and estimate one model's training."""
-    task = find("offaxis.tasks", Task, recipe.data.task)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
-    width = len(task.problem(seed=0, index=0).prompt) + task.answer_length
+    width, learned, vocabulary = _lengths(recipe)
     if objective.rollouts:
         tokens = recipe.data.prompts * recipe.rollouts.per_prompt * width
     else:
-        tokens = sum(
-            count * len("".join(task.document(kind, seed=0, index=0)))
-            for kind, count in recipe.data.mixture.items()
-        )
+        tokens = learned
     planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
-    parameters = _parameters_of(recipe.start, len(task.alphabet))
+    parameters = _parameters_of(recipe.start, vocabulary)
     evaluation = recipe.evaluation
     judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))
     checked = 0
@@ -90,7 +86,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     if objective.rollouts:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
     if recipe.teacher is not None:
-        step_seconds += 2 * _parameters_of(recipe.teacher, len(task.alphabet)) * tokens / _FLOPS
+        step_seconds += 2 * _parameters_of(recipe.teacher, vocabulary) * tokens / _FLOPS
     return Stage(
         name,
         recipe.steps.max,
@@ -99,6 +95,23 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         seconds + step_seconds * recipe.steps.max,
         is_done,
     )
+
+
+def _lengths(recipe: Recipe) -> tuple[int, int, int]:
+    """Tokens of a problem with its completion, tokens learned in a step, and the vocabulary.
+
+    Of data that are not of our making the bounds are taken; their models come from folders, which
+    know their vocabulary.
+    """
+    task, mixture = generated_task(recipe), recipe.data.mixture
+    if task is None:
+        open_records(recipe)  # what is wrong with them shall be said before anything is trained
+        longest = recipe.data.max_tokens
+        return longest + recipe.rollouts.max_tokens, longest * sum(mixture.values()), 0
+    problem = task.problem(seed=0, index=0)
+    lengths = {kind: task.document(kind, seed=0, index=0) for kind in mixture}
+    learned = sum(n * len(lengths[k].prompt + lengths[k].answer) for k, n in mixture.items())
+    return len(problem.prompt) + task.answer_length, learned, len(task.alphabet)
 
 
 def num_parameters(config: ModelConfig, vocabulary: int) -> int:

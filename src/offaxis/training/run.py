@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from offaxis.catalog import find
+from offaxis.console import messages
 from offaxis.errors import RecipeError, ResultsError
 from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
@@ -32,14 +34,15 @@ from offaxis.recipe import (
     recipe_text,
 )
 from offaxis.runs import RunFolder
-from offaxis.tasks.base import Task
 from offaxis.training.constraints.building import confine
 from offaxis.training.constraints.sources import find_update
 from offaxis.training.models import start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.recorder import Observer, Progress, Recorder
+from offaxis.training.rollouts import ends_of
 from offaxis.training.samplers import sampler_of
 from offaxis.training.sources import Documents, Rollouts
+from offaxis.training.tasks import generated_task, open_records, task_of
 from offaxis.training.teachers import HttpTeacher, shared_tokens
 from offaxis.training.trainer import StreamTrainer
 
@@ -48,8 +51,8 @@ _PROMISED: dict[str, type | tuple[type, ...]] = {
     "finished": bool,
     "recipe_hash": str,
     "steps": list,
-    "accuracy_start": (float, int),
-    "accuracy_final": (float, int),
+    "accuracy_start": (float, int, NoneType),
+    "accuracy_final": (float, int, NoneType),
 }
 
 
@@ -147,7 +150,7 @@ def _train(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> R
 
 def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> None:
     """Train one run into an empty folder; its manifest says finished only at the very end."""
-    task = find("offaxis.tasks", Task, recipe.data.task)
+    records, generated = open_records(recipe), generated_task(recipe)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     observe(Progress(recipe.run_name, 0, recipe.steps.max, None))
     start = recipe.start
@@ -155,7 +158,8 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         resumed = find_update(recipe.resumed, partial(trained_folder, out=out))
         start = ModelSource(path=str(resumed.checkpoint))
     trained = trained_checkpoint(start, out)
-    model, tokenizer = start_model(start, task, recipe.precision, trained)
+    model, tokenizer = start_model(start, generated, recipe.precision, trained)
+    task = task_of(recipe, records, tokenizer, ends_of(model, tokenizer))
     if recipe.precision.weights == "bfloat16":
         model.to(torch.bfloat16)
     teacher: PreTrainedModel | None = None
@@ -164,14 +168,16 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
     if recipe.teacher is not None and recipe.teacher.url is not None:
         problem = task.problem(seed=recipe.evaluation.seed, index=0)
         scorer = HttpTeacher(recipe.teacher)
-        scorer.check_tokens(tokenizer, ["".join(problem)])
+        scorer.check_tokens(tokenizer, [problem.prompt + problem.answer])
     elif recipe.teacher is not None:
         trained = trained_checkpoint(recipe.teacher, out)
-        teacher, its_tokenizer = start_model(recipe.teacher, task, recipe.precision, trained)
+        teacher, its_tokenizer = start_model(recipe.teacher, generated, recipe.precision, trained)
         num_ids, lines = shared_tokens(model, tokenizer, teacher, its_tokenizer, recipe.run_name)
         for line in lines:
             observe(Progress(recipe.run_name, 0, recipe.steps.max, None, note=line))
     manifest = _manifest(recipe)
+    if records is not None:
+        manifest["data"] = records.provenance()
     folder.write_manifest({**manifest, "steps": [], "finished": False})
     write_text(folder.recipe_path, recipe_text(recipe))
     source = (
@@ -215,6 +221,12 @@ def _run(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer) -> Non
         "accuracy_final": recorder.lines[-1]["accuracy"],
         "finished": True,
     }
+    if task.too_long:
+        outcome["too_long"] = task.too_long
+        messages().print(
+            f"{recipe.run_name}: {task.too_long} documents longer than data.max_tokens = "
+            f"{recipe.data.max_tokens} were left out"
+        )
     folder.write_manifest(manifest | outcome)
 
 

@@ -1,9 +1,9 @@
 """What a step learns from: given documents, or rollouts with their rewards."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from offaxis.catalog import collect, find
 from offaxis.errors import NumericsError
+from offaxis.objectives.base import Objective
 from offaxis.recipe import Recipe
-from offaxis.tasks.base import Task
+from offaxis.rewards.base import Reward
+from offaxis.tasks.base import Document, Task
 from offaxis.training.history import History
-from offaxis.training.rollouts import Completions
+from offaxis.training.rollouts import Completions, ends_of
 from offaxis.training.rows import Rows, encode, packed, padding_of
 from offaxis.training.samplers import Sampler, sampler_of
 from offaxis.training.teachers import HttpTeacher
@@ -48,13 +51,15 @@ class Documents:
 
     def draw(self, model: PreTrainedModel, step: int) -> Drawn:
         """The next documents of each stream."""
-        texts = [
+        before = self.task.too_long
+        documents = [
             self.task.document(kind, seed=self.seed, index=index)
             for kind, count in self.mixture.items()
             for index in range((step - 1) * count, step * count)
         ]
+        texts = [(document.prompt, document.answer) for document in documents]
         rows = packed(encode(self.tokenizer, texts), padding_of(self.tokenizer))
-        return Drawn(rows, {})
+        return Drawn(rows, _left_out(self.task, before))
 
 
 class Rollouts:
@@ -83,7 +88,8 @@ class Rollouts:
         teacher: PreTrainedModel | None = None,
         scorer: HttpTeacher | None = None,
     ) -> None:
-        self.task, self.recipe, self.teacher, self.scorer = task, recipe, teacher, scorer
+        self.task, self.tokenizer, self.recipe = task, tokenizer, recipe
+        self.teacher, self.scorer = teacher, scorer
         self.sampler = sampler or sampler_of(recipe, tokenizer)
         lags = {"stale": recipe.rollouts.lag, "anchor": None}
         source = recipe.rollouts.source
@@ -94,24 +100,24 @@ class Rollouts:
         """The share of a step; what is sampled is keyed by (seed, first step of the drawing).
 
         Raises:
-            NumericsError: If every completion of a drawing is empty.
+            NumericsError: If every completion of a drawing is empty, or too many cannot be judged.
             ServerError: If a server that samples or scores fails.
         """
         reuse, num_prompts = self.recipe.rollouts.reuse, self.recipe.data.prompts
         if self.history is not None:
             self.history.record(model, step - 1)
         first = step - (step - 1) % reuse
-        seconds: dict[str, float] = {}
+        beside: dict[str, float] = {}
         if self._window is None or self._window.step != first:
-            self._window, seconds = self._sampled(model, first)
+            self._window, beside = self._sampled(model, first)
         size = num_prompts * self.recipe.rollouts.per_prompt
         share = slice(size * (step - first), size * (step - first + 1))
         rows = self._window.rows if reuse == 1 else self._window.rows.part(share)
         assert rows.batch.rewards_PG is not None
         measures = {
-            "reward": float(rows.batch.rewards_PG.mean()),
+            **reward_measures(rows.batch.rewards_PG.flatten()),
             "response_length": float(rows.batch.mask_BT.sum(1).float().mean()),
-            **seconds,
+            **beside,
         }
         if self._window.age is not None:
             measures["age"] = self._window.age + step - first
@@ -137,26 +143,27 @@ class Rollouts:
         self._window = window
 
     def _sampled(self, model: PreTrainedModel, step: int) -> "tuple[Window, dict[str, float]]":
-        """Sample, ask for the rewards and for the teacher's log-probabilities; and the seconds."""
+        """Sample, ask for the rewards and for the teacher's log-probabilities; and what to log."""
         how, seed = self.recipe.rollouts, self.recipe.seed
         num_prompts = self.recipe.data.prompts
         indices = range((step - 1) * num_prompts, (step - 1 + how.reuse) * num_prompts)
         kind = self.task.problem_kind
-        prompts = [self.task.document(kind, seed=seed, index=index).prompt for index in indices]
-        completions, age = self._completed(model, prompts, step)
+        before = self.task.too_long
+        problems = [self.task.document(kind, seed=seed, index=index) for index in indices]
+        completions, age = self._completed(model, [each.prompt for each in problems], step)
         began = time.perf_counter()
-        asked = [prompt for prompt in prompts for _ in range(how.per_prompt)]
-        pairs = list(zip(asked, completions.texts, strict=True))
-        rewards = rewarder(self.task, self.recipe, step)(pairs).reshape(len(prompts), -1)
-        seconds = {"reward_seconds": time.perf_counter() - began}
+        asked = [problem for problem in problems for _ in range(how.per_prompt)]
+        rewards_B = rewarded(self.task, self.recipe, step, asked, completions.texts)
+        beside = {"reward_seconds": time.perf_counter() - began, **_left_out(self.task, before)}
         rows = completions.rows
-        batch = replace(rows.batch, rewards_PG=rewards, max_tokens=how.max_tokens)
+        rewards_PG = rewards_B.reshape(len(problems), -1)
+        batch = replace(rows.batch, rewards_PG=rewards_PG, max_tokens=how.max_tokens)
         rows = replace(rows, batch=batch)
         if self.scorer is not None:
             began = time.perf_counter()
             rows = self.scorer.score(rows)
-            seconds["teacher_seconds"] = time.perf_counter() - began
-        return Window(step, age, rows), seconds
+            beside["teacher_seconds"] = time.perf_counter() - began
+        return Window(step, age, rows), beside
 
     def _completed(
         self, model: PreTrainedModel, prompts: list[str], step: int
@@ -170,9 +177,9 @@ class Rollouts:
         else:
             age = None if self.recipe.rollouts.source == "teacher" else 0
             completions = self.sampler.sample(self.teacher or model, prompts, *key)
-        if int(completions.lengths_B.max()) == 0 or not any(
-            text != self.task.end for text in completions.texts
-        ):
+        tokens = completions.rows.batch.tokens_BT[completions.rows.batch.mask_BT]
+        ends = torch.tensor(ends_of(model, self.tokenizer), device=tokens.device)
+        if bool(torch.isin(tokens, ends).all()):
             raise NumericsError(
                 f"run {self.recipe.run_name}, step {step}",
                 expected="rollouts with something in them",
@@ -198,16 +205,48 @@ class Window(NamedTuple):
     rows: Rows
 
 
-def rewarder(
-    task: Task, recipe: Recipe, step: int
-) -> Callable[[list[tuple[str, str]]], Float[Tensor, "B"]]:
-    """The rule that rewards (prompt, completion) pairs of a step with 0 or 1."""
+def rewarded(
+    task: Task,
+    recipe: Recipe,
+    step: int,
+    documents: Sequence[Document],
+    completions: Sequence[str],
+) -> Float[Tensor, "B"]:
+    """What the completions of a step earn; NaN for those that cannot be judged.
 
-    def verified(pairs: list[tuple[str, str]]) -> Float[Tensor, "B"]:
-        return torch.tensor([float(task.verify(*pair)) for pair in pairs])
+    Raises:
+        NumericsError: If the objective needs rewards, and more than `rewards.max_unscorable` of
+            them are missing.
+    """
+    reward = collect("offaxis.rewards", Reward).get(recipe.rewards.kind)
+    if reward is None or reward.is_rule:
+        scores = task.scores(documents, completions)
+    else:
+        scores = reward()(documents, completions, key=f"rewards/{recipe.seed}/{step}")
+    missing = sum(score is None for score in scores)
+    objective = find("offaxis.objectives", Objective, recipe.objective.kind)
+    if objective.rewards and missing > recipe.rewards.max_unscorable * len(scores):
+        raise NumericsError(
+            f"run {recipe.run_name}, step {step}, rewards",
+            expected=f"at most {recipe.rewards.max_unscorable:.0%} of the completions that cannot "
+            "be judged",
+            found=f"{missing} of {len(scores)}",
+            do="see whether the rows have answers and the sandbox answers; raise "
+            "rewards.max_unscorable if so many may be missing",
+        )
+    return torch.tensor([math.nan if score is None else score for score in scores])
 
-    def coin(pairs: list[tuple[str, str]]) -> Float[Tensor, "B"]:
-        random = Random(f"rewards/{recipe.seed}/{step}")
-        return torch.tensor([float(random.random() < 0.5) for _ in pairs])
 
-    return {"verifier": verified, "random": coin}[recipe.rewards.kind]
+def reward_measures(rewards_B: Float[Tensor, "B"]) -> dict[str, float]:
+    """The mean reward of what could be judged, if anything could, and how many could not."""
+    is_scored = ~rewards_B.isnan()
+    measures = {"unscorable": float((~is_scored).sum())}
+    if is_scored.any():
+        measures["reward"] = float(rewards_B[is_scored].mean())
+    return measures
+
+
+def _left_out(task: Task, before: int) -> dict[str, float]:
+    """How many documents of a step were too long, where there were any."""
+    count = task.too_long - before
+    return {"too_long": float(count)} if count else {}

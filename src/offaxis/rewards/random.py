@@ -1,0 +1,20 @@
+"""The control: a reward that knows nothing of the completion."""
+
+from collections.abc import Sequence
+from random import Random
+
+from offaxis.rewards.base import Scorer, reward
+from offaxis.tasks.base import Document
+
+
+@reward(is_rule=False, source="Shao et al. 2025, arXiv:2506.10947 (spurious rewards)")
+def random() -> Scorer:
+    """A fair coin for every completion, keyed by seed and step."""
+
+    def tossed(
+        documents: Sequence[Document], completions: Sequence[str], *, key: str
+    ) -> list[float | None]:
+        coin = Random(key)
+        return [float(coin.random() < 0.5) for _ in completions]
+
+    return tossed
