@@ -212,8 +212,8 @@ class Evaluation(_Part):
 
     @property
     def completions(self) -> int:
-        """Completions n of each problem."""
-        return self.per_problem or self.k
+        """Completions n sampled of each problem."""
+        return (self.per_problem or self.k) if self.k else 0
 
     @model_validator(mode="after")
     def _has_enough_completions(self) -> "Evaluation":
@@ -221,8 +221,6 @@ class Evaluation(_Part):
             raise ValueError(
                 f"per_problem has to be at least k; given: {self.per_problem} and {self.k}"
             )
-        if self.per_problem and not self.k:
-            raise ValueError("per_problem is for pass@k; give k, too")
         return self
 
 
