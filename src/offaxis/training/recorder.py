@@ -129,22 +129,22 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             return False
         # Most checks are far from the mark, and a quarter of the problems is enough to tell.
         self.accuracy = self._accuracy(steps.check_problems // 4, self._check_seed)
-        if self.accuracy < steps.stop_at_accuracy - _FAR:
+        if self.accuracy is None or self.accuracy < steps.stop_at_accuracy - _FAR:
             return False
         self.accuracy = self._accuracy(steps.check_problems, self._check_seed)
-        return self.accuracy >= steps.stop_at_accuracy
+        return self.accuracy is not None and self.accuracy >= steps.stop_at_accuracy
 
     @property
     def _check_seed(self) -> int:
         """The key of other problems than the run is judged on: stopping must not select them."""
         return self.recipe.evaluation.seed + 1
 
-    def _accuracy(self, num_problems: int, seed: int) -> float:
+    def _accuracy(self, num_problems: int, seed: int) -> float | None:
         return accuracy(
             self._model, self.tokenizer, self.task, num_problems=max(1, num_problems), seed=seed
         )
 
-    def _judgement(self) -> dict[str, float]:
+    def _judgement(self) -> dict[str, float | None]:
         """Accuracy and distance from the start on the fixed sets, with their intervals."""
         assert self._ruler is not None
         evaluation = self.recipe.evaluation
@@ -154,7 +154,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             assert self.trainer is not None
             raise self.trainer.not_finite(f"KL(start || model) = {away.value}")
         metrics = judge(self._model, self.tokenizer, self.task, evaluation)
-        line = logged([*metrics, away], self.task)
+        line = logged([*metrics, away])
         self.accuracy = line["accuracy"]
         return line
 

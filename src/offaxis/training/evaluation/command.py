@@ -22,7 +22,7 @@ from offaxis.training.evaluation.subjects import Choices, Subject, subjects
 from offaxis.training.models import start_model
 from offaxis.training.quiet import quiet_and_reproducible
 
-Opened = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Opened = tuple[PreTrainedModel, PreTrainedTokenizerBase, Task]
 Ruler = tuple[StartSamples, dict[str, int]]
 
 
@@ -78,12 +78,11 @@ def _evaluated(
 ) -> list[results.Row]:
     """The rows of one model."""
     recipe = subject.recipe
-    task = find("offaxis.tasks", Task, recipe.data.task)
     key = (subject.anchor.resolve(), recipe_hash(recipe))
     if key not in rulers:
-        rulers[key] = _ruler(subject.anchor, task, recipe)
+        rulers[key] = _ruler(subject.anchor, recipe)
     ruler, vocabulary = rulers[key]
-    model, tokenizer = _opened(subject.path, task, recipe)
+    model, tokenizer, task = _opened(subject.path, recipe)
     if tokenizer.get_vocab() != vocabulary:
         raise CheckpointError(
             str(subject.path),
@@ -118,16 +117,17 @@ def _without_name(metric: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metric.items() if key != "name"}
 
 
-def _ruler(anchor: Path, task: Task, recipe: Recipe) -> Ruler:
-    model, tokenizer = _opened(anchor, task, recipe)
+def _ruler(anchor: Path, recipe: Recipe) -> Ruler:
+    model, tokenizer, task = _opened(anchor, recipe)
     return StartSamples.draw(model, tokenizer, task, recipe.evaluation), tokenizer.get_vocab()
 
 
-def _opened(path: Path, task: Task, recipe: Recipe) -> Opened:
-    """A model on the recipe's device."""
+def _opened(path: Path, recipe: Recipe) -> Opened:
+    """A model on the recipe's device, its tokenizer, and the task in its tokens."""
+    task = find("offaxis.tasks", Task, recipe.data.task)
     source = ModelSource(path=str(path))
     model, tokenizer = start_model(source, task, recipe.precision, trained=None)
     accelerator = torch.accelerator.current_accelerator()
     if recipe.precision.device == "auto" and accelerator is not None:
         model = model.to(accelerator)
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer, task

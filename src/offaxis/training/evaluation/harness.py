@@ -1,5 +1,7 @@
 """The bridge to public benchmarks: EleutherAI's lm-eval harness on the model in hand."""
 
+import logging
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +95,8 @@ def harness_metrics(
     Raises:
         UsageError: If the data of a task are not on this machine, for nothing is fetched.
     """
+    # It warns that a model in hand has no settings of its own loading.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import lm_eval  # noqa: PLC0415 - an extra
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
@@ -127,13 +131,14 @@ def _metrics(task: str, numbers: dict[str, Any], documents: dict[str, int]) -> l
         if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = numbers.get(f"{name}_stderr,{filtered}")
-        low = high = None
-        definition = f"lm-eval, filter {filtered}; "
+        low = high = stderr = None
+        definition = f"lm-eval {version('lm-eval')}, filter {filtered}; "
         if isinstance(error, int | float):
-            low, high = value - z * error, value + z * error
+            stderr = float(error)
+            low, high = value - z * stderr, value + z * stderr
             definition += f"interval: {z:.2f} of its standard errors each way"
         else:
             definition += "no standard error"
         size = documents.get("effective", 0)
-        found.append(Metric(f"{task}/{name}", float(value), low, high, size, 0, definition))
+        found.append(Metric(f"{task}/{name}", float(value), low, high, size, 0, definition, stderr))
     return found

@@ -9,9 +9,11 @@ from offaxis.tasks.base import Task
 from offaxis.training.evaluation import metrics
 from offaxis.training.evaluation.metrics import Estimate, Metric
 from offaxis.training.evaluation.ruler import StartSamples
-from offaxis.training.evaluation.solving import Outcomes, outcomes, unscored
+from offaxis.training.evaluation.solving import Outcomes, outcomes
 
 FORWARD_KL = "forward_kl_nats"
+
+_BOOTSTRAP = "bootstrap over problems, a point where all agree"
 
 
 def judge(
@@ -71,16 +73,13 @@ def distance(model: PreTrainedModel, evaluation: Evaluation, ruler: StartSamples
     )
 
 
-def logged(found: Sequence[Metric], task: Task) -> dict[str, float]:
+def logged(found: Sequence[Metric]) -> dict[str, float | None]:
     """The metrics as a line of the training log: each by its name, then the ends of its interval.
 
-    Raises:
-        NumericsError: If nothing could be scored: a log has no place for a number that is none.
+    What could not be scored is counted where there is any; a metric over nothing is None.
     """
-    line: dict[str, float] = {}
+    line: dict[str, float | None] = {}
     for metric in found:
-        if metric.value is None or metric.low is None or metric.high is None:
-            raise unscored(task, metric.name)
         line |= {
             metric.name: metric.value,
             f"{metric.name}_low": metric.low,
@@ -116,14 +115,14 @@ def _of_samples(found: Outcomes, evaluation: Evaluation) -> list[Metric]:
             metrics.mean(averages, seed) if len(averages) else None,
             len(averages),
             found.unscorable,
-            f"mean over problems of the fraction solved, {how}; bootstrap over problems",
+            f"mean over problems of the fraction solved, {how}; {_BOOTSTRAP}",
         ),
         _metric(
             f"pass@{k}",
             metrics.mean(passes, seed) if len(passes) else None,
             len(passes),
             found.unscorable,
-            f"mean over problems of 1 - C(n-c, {k}) / C(n, {k}), {how}; bootstrap over problems",
+            f"mean over problems of 1 - C(n-c, {k}) / C(n, {k}), {how}; {_BOOTSTRAP}",
         ),
     ]
 

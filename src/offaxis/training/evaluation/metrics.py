@@ -28,6 +28,7 @@ class Metric(NamedTuple):
         size: Over how many problems or samples it was taken.
         unscorable: Completions that could not be scored and entered nothing.
         definition: The formula with its settings, and how the interval was made.
+        stderr: The standard error, where the interval was made of one.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Metric(NamedTuple):
     size: int
     unscorable: int
     definition: str
+    stderr: float | None = None
 
 
 class Estimate(NamedTuple):

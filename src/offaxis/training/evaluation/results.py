@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         "high": pa.float64(),
         "size": pa.int64(),
         "unscorable": pa.int64(),
+        "stderr": pa.float64(),
         "definition": pa.string(),
     }
 )
@@ -39,12 +40,16 @@ def as_table(found: dict[str, Any]) -> str:
     """The rows for people, then what each metric is and where the anchors are."""
     rows: list[Row] = found["rows"]
     table = Table(box=None, pad_edge=False, header_style="")
-    for title in ("model", "step", "metric", "value", "95 % interval", "of", "unscorable"):
+    titles = ("model", "step", "metric", "value", "95 % interval", "stderr", "of", "unscorable")
+    for title in titles:
         table.add_column(title, justify="left" if title in ("model", "metric") else "right")
     for row in rows:
         step = "" if row["step"] is None else str(row["step"])
-        of = (str(row["size"]), str(row["unscorable"] or ""))
-        table.add_row(row["model"], step, row["metric"], _number(row["value"]), _interval(row), *of)
+        stderr = "" if row["stderr"] is None else _number(row["stderr"])
+        rest = (stderr, str(row["size"]), str(row["unscorable"]))
+        table.add_row(
+            row["model"], step, row["metric"], _number(row["value"]), _interval(row), *rest
+        )
     # Wide enough for any table; columns are as wide as what they hold.
     console = Console(file=StringIO(), width=1000, markup=False, highlight=False)
     with console.capture() as capture:

@@ -5,13 +5,13 @@ Shapes: P problems.
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offaxis.errors import NumericsError
 from offaxis.tasks.base import Document, Task
 from offaxis.training.rollouts import complete, keyed_randomness
 
@@ -54,7 +54,7 @@ def outcomes(
         temperature: 0 is greedy.
         per_problem: Completions of each problem.
     """
-    scores: list[list[float | None]] = []
+    scores: list[float | None] = []
     step = max(1, _ROWS // per_problem)
     for begin in range(0, num_problems, step):
         indices = range(begin, min(begin + step, num_problems))
@@ -68,13 +68,14 @@ def outcomes(
                 temperature=temperature,
                 per_prompt=per_problem,
             )
-        texts = iter(completions.texts)
-        scores += [[_score(task, p, next(texts)) for _ in range(per_problem)] for p in problems]
-    scored = [[score for score in row if score is not None] for row in scores]
+        asked = [problem for problem in problems for _ in range(per_problem)]
+        scores += _scores(task, asked, completions.texts)
+    groups = [scores[i : i + per_problem] for i in range(0, len(scores), per_problem)]
+    scored = [[score for score in group if score is not None] for group in groups]
     return Outcomes(
-        np.array([len(row) for row in scored]),
-        np.array([sum(score >= 1 for score in row) for row in scored]),
-        num_problems * per_problem - sum(map(len, scored)),
+        np.array([len(group) for group in scored]),
+        np.array([sum(score >= 1 for score in group) for group in scored]),
+        scores.count(None),
     )
 
 
@@ -85,28 +86,19 @@ def accuracy(
     *,
     num_problems: int,
     seed: int,
-) -> float:
+) -> float | None:
     """The fraction of the first held-out problems that greedy completions solve.
 
-    Raises:
-        NumericsError: If no completion could be scored, so that there is no fraction.
+    Completions that cannot be scored are left out; None where none can be.
     """
     found = outcomes(model, tokenizer, task, num_problems=num_problems, seed=seed)
-    if not found.scored_P.sum():
-        raise unscored(task, "accuracy")
-    return int(found.solved_P.sum()) / int(found.scored_P.sum())
+    scored = int(found.scored_P.sum())
+    return int(found.solved_P.sum()) / scored if scored else None
 
 
-def unscored(task: Task, metric: str) -> NumericsError:
-    """The error of a metric over nothing."""
-    return NumericsError(
-        f"evaluation, task {task.name}, {metric}",
-        expected="problems with completions that can be scored",
-        found="none",
-        do="check the answers of the task's problems and its scoring",
-    )
-
-
-def _score(task: Task, problem: Document, completion: str) -> float | None:
-    """The score of a completion, 1 for a solution; None where it cannot be scored."""
-    return float(task.verify(problem.prompt, completion))
+def _scores(
+    task: Task, problems: Sequence[Document], completions: Sequence[str]
+) -> list[float | None]:
+    """The score of each completion, 1 for a solution; None where it cannot be scored."""
+    pairs = zip(problems, completions, strict=True)
+    return [float(task.verify(problem.prompt, completion)) for problem, completion in pairs]
