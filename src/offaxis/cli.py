@@ -122,6 +122,54 @@ def export(
 
 
 @app.command
+def evaluate(
+    paths: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Models, runs or checkpoints.", negative="", required=True),
+    ],
+    *,
+    recipe: Annotated[
+        Path | None, Parameter(help="The task and how to judge; the run's own by default.")
+    ] = None,
+    overrides: Set = (),
+    anchor: Annotated[
+        Path | None,
+        Parameter(help="The model the forward KL is measured from; the run's checkpoint-0."),
+    ] = None,
+    step: Annotated[
+        tuple[int, ...], Parameter(negative="", help="Only these checkpoints of a run; repeatable.")
+    ] = (),
+    harness: Annotated[
+        str | None, Parameter(help="TASK[,TASK] of lm-eval, instead of the recipe's problems.")
+    ] = None,
+    limit: Annotated[int | None, Parameter(help="Documents of each task of --harness.")] = None,
+    include_path: Annotated[
+        Path | None, Parameter(help="A folder of YAML tasks for --harness.")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Write the rows to this .jsonl or .parquet file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge models: accuracy, avg@k, pass@k, and how far they went from their anchor."""
+    from offaxis.training import Choices, Harness, as_table, evaluate_command
+
+    if harness is None and (limit is not None or include_path is not None):
+        raise UsageError(
+            "--limit, --include-path",
+            expected="--harness TASK beside them",
+            found="none",
+            do="name the tasks of lm-eval, or set evaluation.problems with --set",
+        )
+    asked = None
+    if harness is not None:
+        asked = Harness(tuple(harness.split(",")), limit, include_path)
+    choices = Choices(recipe, overrides, anchor, step)
+    found = evaluate_command(paths, choices, harness=asked, out=out)
+    _say(found, True) if as_json else print(as_table(found))
+
+
+@app.command
 def measure(
     paths: Annotated[
         tuple[Path, ...],

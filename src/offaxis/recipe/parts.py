@@ -295,17 +295,39 @@ class Checkpoints(_Part):
 
 
 class Evaluation(_Part):
-    """The fixed sets that a run is judged on.
+    """The fixed sets that a run is judged on, and how it solves them.
 
     Attributes:
-        problems: Held-out problems for greedy accuracy.
+        problems: Held-out problems for greedy accuracy, avg@n and pass@k.
         samples: The start's own samples (temperature 1) for KL(start || model).
-        seed: The key of both sets.
+        seed: The key of both sets and of the sampling.
+        k: Of how many completions one has to solve a problem, for pass@k; 0 judges greedy
+            completions alone.
+        per_problem: Completions n sampled of each problem, at least k; 0 stands for k.
+        temperature: How hot they are sampled.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"k", "per_problem", "temperature"})
 
     problems: PositiveInt = 1024
     samples: PositiveInt = 256
     seed: NonNegativeInt = 1_000_003
+    k: NonNegativeInt = 0
+    per_problem: NonNegativeInt = 0
+    temperature: float = Field(default=1.0, ge=0.01)
+
+    @property
+    def completions(self) -> int:
+        """Completions n sampled of each problem."""
+        return (self.per_problem or self.k) if self.k else 0
+
+    @model_validator(mode="after")
+    def _has_enough_completions(self) -> "Evaluation":
+        if self.completions < self.k:
+            raise ValueError(
+                f"per_problem has to be at least k; given: {self.per_problem} and {self.k}"
+            )
+        return self
 
 
 class Recipe(_Part):

@@ -76,7 +76,8 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
     parameters = _parameters_of(recipe.start, vocabulary)
     evaluation = recipe.evaluation
-    judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))
+    completed = evaluation.problems * (1 + evaluation.completions) + evaluation.samples
+    judged = completed * width * len(evaluated_steps(planned))
     checked = 0
     if recipe.steps.stop_at_accuracy:
         num_checks = recipe.steps.max // recipe.steps.check_every

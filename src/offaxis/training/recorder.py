@@ -18,7 +18,7 @@ from offaxis.files import write_text
 from offaxis.recipe import Recipe
 from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
-from offaxis.training.evaluation import StartSamples, accuracy
+from offaxis.training.evaluation import StartSamples, accuracy, distance, judge, logged
 from offaxis.training.models import save_model
 from offaxis.training.trainer import StreamTrainer
 
@@ -150,15 +150,18 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         )
 
     def _judgement(self) -> dict[str, float | None]:
-        """Accuracy and distance from the start on the fixed sets."""
+        """Accuracy and distance from the start on the fixed sets, with their intervals."""
         assert self._ruler is not None
         evaluation = self.recipe.evaluation
-        self.accuracy = self._accuracy(evaluation.problems, evaluation.seed)
-        kl = self._ruler.forward_kl_nats(self._model)
-        if not math.isfinite(kl):  # the last step may break the weights after its loss was finite
+        away = distance(self._model, evaluation, self._ruler)
+        if away.value is None or not math.isfinite(away.value):
+            # The last step may break the weights after its loss was finite.
             assert self.trainer is not None
-            raise self.trainer.not_finite(f"KL(start || model) = {kl}")
-        return {"accuracy": self.accuracy, "forward_kl_nats": kl}
+            raise self.trainer.not_finite(f"KL(start || model) = {away.value}")
+        metrics = judge(self._model, self.tokenizer, self.task, evaluation)
+        line = logged([*metrics, away])
+        self.accuracy = line["accuracy"]
+        return line
 
     def _save(self, step: int) -> None:
         # A loss is computed before the step that breaks the weights; no checkpoint shall hold them.
