@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from offaxis.data.base import Chat, Record, is_held_out, position
 from offaxis.data.columns import OPTIONAL, Columns, at, reference_of
 from offaxis.data.tables import Table, open_table
+from offaxis.data.turns import completion_of, prompt_of, split_chat
 from offaxis.errors import RecipeError
 
 
@@ -77,11 +78,13 @@ class FileRecords:
         columns = self._columns
         prompt: str | Chat
         if columns.messages:
-            prompt, completion = _split(at(row, columns.messages), f"{place}, {columns.messages}")
+            prompt, completion = split_chat(
+                at(row, columns.messages), f"{place}, {columns.messages}"
+            )
         else:
-            prompt = _prompt(row, columns.prompt, place)
+            prompt = prompt_of(row, columns.prompt, place)
             completion = at(row, columns.completion) if columns.completion else ""
-            completion = _completion(completion, f"{place}, {columns.completion}")
+            completion = completion_of(completion, f"{place}, {columns.completion}")
         return Record(prompt, completion, reference_of(row, columns.answer), item, place)
 
     def provenance(self) -> dict[str, Any]:
@@ -160,64 +163,6 @@ class _Rows:
     def _found(self, number: int) -> tuple[Table, int]:
         which = int(np.searchsorted(self._ends, number, side="right"))
         return self._tables[which], number - (int(self._ends[which - 1]) if which else 0)
-
-
-def _prompt(row: dict[str, Any], paths: tuple[str, ...], place: str) -> str | Chat:
-    """The prompt of a row: a chat as it is, texts joined."""
-    if len(paths) == 1 and isinstance(at(row, paths[0]), list):
-        return _chat(at(row, paths[0]), f"{place}, {paths[0]}")
-    texts = [at(row, path) for path in paths]
-    wrong = [path for path, text in zip(paths, texts, strict=True) if text is not None]
-    wrong = [path for path in wrong if not isinstance(at(row, path), str)]
-    joined = "\n\n".join(text for text in texts if isinstance(text, str) and text)
-    if wrong or not joined:
-        path = wrong[0] if wrong else paths[0]
-        raise _not_a_text(f"{place}, {path}", at(row, path), "a text, or messages of a chat")
-    return joined
-
-
-def _completion(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
-    """A demonstration: a text, or a chat of the one turn that is learned."""
-    if isinstance(value, list):
-        turns = _chat(value, where)
-        if len(turns) == 1:
-            return str(turns[0]["content"])
-    if not isinstance(value, str):
-        raise _not_a_text(where, value, "a text")
-    return value
-
-
-def _split(value: Any, where: str) -> tuple[Chat, str]:  # noqa: ANN401 - whatever a file holds
-    """A whole chat as what is read and the last turn, which is learned."""
-    turns = _chat(value, where)
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        roles = ", ".join(str(turn["role"]) for turn in turns)
-        raise _not_a_text(where, roles, "a chat that ends with a turn of the assistant", "roles ")
-    return turns[:-1], str(turns[-1]["content"])
-
-
-def _chat(value: Any, where: str) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever a file holds
-    """Messages, checked: each has a role and a content that is a text."""
-    turns = value if isinstance(value, list) else []
-    good = [
-        isinstance(turn, dict)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
-        for turn in turns
-    ]
-    if not good or not all(good):
-        raise _not_a_text(where, value, 'messages, each {"role": text, "content": text}')
-    return list(turns)
-
-
-def _not_a_text(where: str, found: Any, expected: str, kind: str = "") -> RecipeError:  # noqa: ANN401
-    shown = repr(found)
-    return RecipeError(
-        where,
-        expected=expected,
-        found=kind + (shown if len(shown) < 100 else shown[:100] + "..."),
-        do="correct data.columns (or data.layout), or the row",
-    )
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -124,7 +124,11 @@ def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
         raise _occupied(folder, "files that no run of offaxis has left")
     if manifest is None:
         return False
-    wrong = [key for key, kind in _PROMISED.items() if not isinstance(manifest.get(key), kind)]
+    wrong = [
+        key
+        for key, kind in _PROMISED.items()
+        if key not in manifest or not isinstance(manifest[key], kind)
+    ]
     if "finished" not in wrong and not manifest["finished"]:
         return False
     if wrong:
