@@ -174,7 +174,7 @@ def test_importance_weighs_all_terms_and_the_ratio_is_to_the_student_itself():
     student, teacher, reference, batch, streams = drawn()
     facts = token_facts(student, batch)
     importance = torch.rand(B, T, generator=torch.Generator().manual_seed(1))
-    stale = replace(facts, importance_BT=importance, sampled_logprobs_BT=None)
+    stale = replace(facts, importance_BT=importance, proximal_logprobs_BT=facts.logprobs_BT)
     own = replace(batch, sampled_logprobs_BT=facts.logprobs_BT)
     arguments = {"num_tokens": 7, "teacher": teacher, "reference": reference}
     found = token_loss(student, stale, streams, **arguments).value

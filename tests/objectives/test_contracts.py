@@ -39,11 +39,13 @@ def gradient(objective, student, teacher, batch):
 
 def test_the_objectives_are_found():
     by_sample = {"forward_kl_by_k3", "reverse_kl_by_k1", "reverse_kl_by_k2"}
-    assert set(OBJECTIVES) == {"grpo", "opd", "sft", *by_sample}
+    assert set(OBJECTIVES) == {"grpo", "mixed", "opd", "sft", *by_sample}
 
 
 def test_only_the_divergence_itself_needs_the_whole_vocabulary_of_the_teacher():
-    assert [name for name, each in OBJECTIVES.items() if each.whole_vocabulary] == ["opd"]
+    whole = [name for name, each in OBJECTIVES.items() if each.needs_vocabulary({})]
+    assert sorted(whole) == ["mixed", "opd"]
+    assert not OBJECTIVES["mixed"].needs_vocabulary({"form": "advantages"})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offaxis.errors import NumericsError
-from offaxis.objectives.base import Streams, TokenBatch
+from offaxis.objectives.base import Head, Streams, TokenBatch
 from offaxis.objectives.importance import corrected, importance_weights, mismatch_sum_nats
 from offaxis.objectives.loss import token_loss
 
@@ -24,6 +24,11 @@ def drawn(seed=0):
 
 def of(log_p, tokens):
     return log_p.gather(-1, tokens[..., None])[..., 0]
+
+
+def head(logits):
+    """A head whose logits are its hidden states."""
+    return Head(logits, torch.eye(V))
 
 
 def batch_of(sampler, tokens):
@@ -85,7 +90,7 @@ def test_with_a_correction_the_policy_ratio_begins_at_the_student(importance):
     )
     logits = student.clone().requires_grad_()
     streams = Streams(advantages_BT=torch.ones(B, T))
-    token_loss(logits, batch, streams, num_tokens=1).value.backward()
+    token_loss(head(logits), batch, streams, num_tokens=1).value.backward()
     weights = torch.ones(B, T) if importance == "none" else batch.importance_BT
     one_hot = torch.nn.functional.one_hot(tokens, V)
     expected = -(weights * MASK)[..., None] * (one_hot - student.exp())
@@ -100,7 +105,7 @@ def test_the_loss_multiplies_every_stream_by_the_weights():
         streams = Streams(**{name: torch.ones(B, T)})
         scaled = Streams(**{name: weights})
         one, other = (
-            token_loss(student, b, s, num_tokens=3, teacher_logits_BTV=sampler).value
+            token_loss(head(student), b, s, num_tokens=3, teacher=head(sampler)).value
             for b, s in ((replace(batch, importance_BT=weights), streams), (batch, scaled))
         )
         torch.testing.assert_close(one, other)
