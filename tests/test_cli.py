@@ -44,6 +44,7 @@ VERBS = {
         "--dry-run",
         "--json",
     },
+    "export": {"--run", "--out", "--checkpoint", "--json"},
     "report": {"--results", "--out", "--json"},
     "list": {"--json"},
 }

@@ -57,10 +57,10 @@ def confine(
         write_masks(masks, folder.root)
         _freeze(trainer, matrices, choice)
         return Confinement(trainer.model, update, [MaskConstraint(update, masks)])
+    norms = find_norms(choice.norm_of, find_run, recipe.steps.max) if choice.norm_of else []
     bases = _bases(choice, trainer, matrices, find_run)
     write_bases(bases, folder.root)
     _freeze(trainer, matrices, choice)
-    norms = find_norms(choice.norm_of, find_run, recipe.steps.max) if choice.norm_of else []
     constraint = SubspaceConstraint(
         update, bases, choice.form, is_two_sided=choice.is_two_sided, norms=norms
     )
