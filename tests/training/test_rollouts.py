@@ -219,13 +219,13 @@ UNEQUAL = ["Qc+0;+5;-a;-9;-5;=", "Q0+0;=", "Q7-9;+b;-5;+1;-c;=", "Q1-2;=", "Q3+4
 def test_buckets_are_put_back_in_order_and_do_not_depend_on_theirs(
     arm, tokenizer, model, monkeypatch
 ):
-    recipe = arm("grpo", rollouts={"max_tokens": 7})
+    recipe = arm("grpo", rollouts={"max_tokens": 5})
     sampler = Generate(tokenizer, recipe)
     one = sampler.sample(model, UNEQUAL, "key", 1)
     from offaxis.training import samplers
 
     plain = samplers.buckets
-    assert len(plain([18, 6, 18, 6, 6], max_tokens=7, most=5)) == 2
+    assert len(plain([18, 6, 18, 6, 6], max_tokens=5, most=5)) == 2
     monkeypatch.setattr(samplers, "buckets", lambda *a, **k: plain(*a, **k)[::-1])
     other = sampler.sample(model, UNEQUAL, "key", 1)
     assert one.texts == other.texts

@@ -15,7 +15,7 @@ from offaxis.training.rows import Rows
 
 # A bucket costs all the steps of its longest completion, and padding the positions of the shortest
 # prompt: a new one is worth while where padding would be more than this share of a row.
-_PADDING = 0.25
+_PADDING = 0.5
 
 
 def buckets(lengths: Sequence[int], *, max_tokens: int, most: int) -> list[list[int]]:
