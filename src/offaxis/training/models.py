@@ -1,7 +1,7 @@
 """Models and tokenizers as genuine Hugging Face folders: made, opened, and written whole."""
 
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from offaxis.errors import CheckpointError, RecipeError
-from offaxis.files import write_atomically
+from offaxis.files import disk_errors, settle, write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
 from offaxis.tasks.base import Task
 from offaxis.training.rollouts import ends_of
@@ -114,8 +114,23 @@ def start_model(
     return model, tokenizer
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def nothing_beside(_: Path) -> None:
+    """Write no further files into a checkpoint."""
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    beside: Callable[[Path], object] = nothing_beside,
+) -> None:
     """Write a checkpoint folder whole or not at all.
+
+    Args:
+        model: The weights and their configuration.
+        tokenizer: Saved with them.
+        folder: The folder that shall exist afterwards.
+        beside: Writes further files into the folder before it takes its place.
 
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
@@ -123,7 +138,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     def write(temporary: Path) -> None:
         try:
-            _save(model, tokenizer, temporary)
+            with disk_errors(temporary):
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+                beside(temporary)
+            settle(temporary)
             # `os.replace` cannot put a folder over one that is not empty.
             shutil.rmtree(folder, ignore_errors=True)
         except BaseException:
@@ -131,21 +150,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             raise
 
     write_atomically(folder, write)
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the files of a checkpoint; a failure of the disk is always an OSError."""
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:
-        # safetensors reports a full disk as its own error, with the system's words in the text.
-        if "os error" in str(error).lower():
-            number = 28 if "no space" in str(error).lower() else 5
-            raise OSError(number, os.strerror(number), str(folder)) from error
-        raise
 
 
 def check_vocabularies(

@@ -7,8 +7,8 @@ from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
 from offaxis.tasks.base import Task
-from offaxis.training.recorder import checkpoint_steps, evaluated_steps
 from offaxis.training.run import is_finished, model_folder, run_folder
+from offaxis.training.schedule import evaluated_steps, planned_steps
 
 # Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
 # its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
@@ -77,7 +77,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
             count * len("".join(task.document(kind, seed=0, index=0)))
             for kind, count in recipe.data.mixture.items()
         )
-    planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
+    planned = planned_steps(recipe)
     parameters = _parameters_of(recipe.start, len(task.alphabet))
     evaluation = recipe.evaluation
     judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))

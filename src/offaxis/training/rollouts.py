@@ -5,10 +5,9 @@ Shapes: P prompts, G rollouts of each, B = P x G, S tokens of prompt and complet
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +21,7 @@ from transformers import (
 
 from offaxis.objectives.base import TokenBatch
 from offaxis.training.rows import Rows, padding_of
+from offaxis.training.sampling import KeyedSampling, key_of
 
 
 class Completions(NamedTuple):
@@ -48,7 +48,7 @@ def keyed_randomness(*key: object) -> Iterator[None]:
     # `manual_seed` seeds the accelerators in use, too, so their states are kept as well.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(zlib.crc32("/".join(map(str, key)).encode()))
+        torch.manual_seed(key_of(*key))
         yield
 
 
@@ -60,9 +60,11 @@ def complete(
     max_tokens: int,
     temperature: float,
     per_prompt: int = 1,
+    keys: Sequence[tuple[object, ...]] = (),
 ) -> Completions:
     """Complete every prompt `per_prompt` times, prompt by prompt; temperature 0 is greedy.
 
+    With a key for each prompt, its completions do not depend on what is completed beside them.
     Each prompt is read once and its keys and values are shared by its completions. Prompts shorter
     than the longest are padded on the left while they are completed; the rows come back padded on
     the right, as all rows are.
@@ -70,7 +72,11 @@ def complete(
     prompt_PS, mask_PS = _prompts(tokenizer, prompts, model.device)
     width = prompt_PS.shape[1]
     ends = ends_of(model, tokenizer)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature and keys:
+        sampling["logits_processor"] = [KeyedSampling(keys, per_prompt, temperature, model.device)]
+    elif temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     was_training = model.training
     model.eval()
     with torch.inference_mode(), _plain_generation(model, ends, padding_of(tokenizer)):
@@ -83,7 +89,7 @@ def complete(
             max_new_tokens=max_tokens,
             return_dict_in_generate=True,
             output_logits=temperature > 0,
-            **(sampling if temperature else {"do_sample": False}),
+            **sampling,
         )
     model.train(was_training)
     ids = output.sequences.clone()

@@ -10,7 +10,9 @@ Shapes: B rows, S tokens of a row, T = S - 1, V entries of the vocabulary.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ from offaxis.errors import NumericsError
 from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe
+from offaxis.training.ranks import Ranks, through
+from offaxis.training.resume import States
 from offaxis.training.rows import Rows, attention_bias
 from offaxis.training.sources import Drawn, Source
 
@@ -63,21 +67,28 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         *,
         source: Source,
         objective: Objective,
-        scratch: str,
+        states: States,
         teacher: PreTrainedModel | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
+        num_batches = recipe.steps.max * recipe.optimizer.micro_batches
         super().__init__(
             model=model,
-            args=_arguments(recipe, scratch),
-            train_dataset=_Steps(recipe.steps.max * recipe.optimizer.micro_batches),
+            args=_arguments(recipe, str(states.making)),
+            train_dataset=_Steps(num_batches * self.ranks.count),
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        if recipe.precision.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.recipe, self.source, self.objective = recipe, source, objective
+        self.states = states
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
         self.measures: dict[str, float] = {}
         self._drawn_at = 0.0
+        self._weight = 0
 
     def get_batch_samples(
         self,
@@ -89,7 +100,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         began = time.perf_counter()
         drawn = self._drawn()
         rows = drawn.rows.to(self.model.device)
-        num_tokens = int(rows.batch.mask_BT.sum())
+        num_tokens = round(self.ranks.total([float(rows.batch.mask_BT.sum())])[0])
         self._drawn_at = time.perf_counter()
         self.measures = {
             **drawn.measures,
@@ -107,13 +118,18 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Float[Tensor, ""]:
-        """The weighted loss of one micro-batch."""
-        rows: Rows = inputs["rows"]
-        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
-            return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
+        """The weighted loss of one micro-batch, times the processes that share the step."""
         num_tokens = max(int(num_items_in_batch or 0), 1)
+        loss = through(model, self.model, partial(self._loss, inputs["rows"], num_tokens))
+        return self.ranks.count * loss
+
+    def _loss(self, rows: Rows, num_tokens: int) -> Float[Tensor, ""]:
+        """The weighted loss of one micro-batch, divided by the tokens of the whole step."""
+        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
+            moved = [w for w in self.model.parameters() if w.requires_grad]
+            return torch.stack([0.0 * w.sum() for w in moved]).sum()
         with self._autocast():
-            logits = logits_of(model, rows)
+            logits = logits_of(self.model, rows)
             teacher_logits = None
             if self.teacher is not None:
                 with torch.inference_mode():
@@ -123,7 +139,8 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             logits, rows.batch, streams, num_tokens=num_tokens, teacher_logits_BTV=teacher_logits
         )
         value = float(loss.value.detach())
-        if not torch.isfinite(loss.value.detach()):
+        # Among several processes all have to stop at once: their common gradient tells.
+        if self.ranks.count == 1 and not torch.isfinite(loss.value.detach()):
             raise self.not_finite(str(value))
         self.measures["loss"] += value
         self.measures["entropy_nats"] += float(loss.entropy_sum_nats) / num_tokens
@@ -135,14 +152,50 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return 0
 
     def finish_step(self) -> dict[str, float]:
-        """The measures of the step that just ended, its training time complete."""
+        """The measures of the step that just ended, of all processes, its training time complete.
+
+        The loss and the entropy are sums over the processes' rows; all else is their mean, each
+        process weighing as much as its rows.
+        """
         self.measures["training_seconds"] = time.perf_counter() - self._drawn_at
+        if self.ranks.count > 1:
+            sums = {"loss", "entropy_nats"}
+            weighed = [v * (1 if k in sums else self._weight) for k, v in self.measures.items()]
+            *totals, weight = self.ranks.total([*weighed, self._weight])
+            for (key, _), total in zip(list(self.measures.items()), totals, strict=True):
+                self.measures[key] = total / (1 if key in sums else weight)
+            self.measures["tokens"] = round(self.measures["tokens"])
         return self.measures
+
+    def _clip_grad_norm(self, model: PreTrainedModel) -> Tensor:
+        """Stop before a step that would break the weights, while the last good ones are there."""
+        norm: Tensor = super()._clip_grad_norm(model)
+        if not torch.isfinite(norm):
+            raise self.not_finite(f"a gradient of norm {float(norm)}")
+        return norm
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Write the optimizer's state and its schedule into a folder."""
+        self._save_optimizer_and_scheduler(str(folder))
+
+    def keep_state(self) -> None:
+        """Write a state to continue from, unless the last step has left one."""
+        if self.states.latest() != self.states.path(self.state.global_step):
+            self._save_checkpoint(self.model_wrapped)
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: object = None) -> None:
+        """Write a state to continue from: Trainer's own, and what the run remembers beside it."""
+        with self.states.writing(self.state.global_step, self.ranks):
+            super()._save_checkpoint(model, trial)
 
     def _drawn(self) -> Drawn:
         """The rows of the next step; weights that broke in the last one show when sampled from."""
         try:
-            return self.source.draw(self.model, self.state.global_step + 1)
+            drawn = self.source.draw(self.model, self.state.global_step + 1)
+            parts = 1 if drawn.is_share else self.ranks.count
+            rows = self._split(drawn.rows, parts)[self.ranks.index if parts > 1 else 0]
+            self._weight = len(rows.input_ids_BS)
+            return drawn._replace(rows=rows)
         except RuntimeError as error:
             if all(bool(w.isfinite().all()) for w in self.model.parameters()):
                 raise
