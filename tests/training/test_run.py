@@ -208,7 +208,7 @@ def test_a_run_stops_at_the_first_check_that_reaches_the_accuracy(base, tmp_path
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(base, tmp_path):
-    with pytest.raises(NumericsError, match="run base-s0, step 3") as caught:
+    with pytest.raises(NumericsError, match="run base-s0, step 2") as caught:
         train(base(optimizer={"lr": 1e30}), tmp_path)
     assert caught.value.exit_code == 3
     assert run_folder(base(), tmp_path).manifest()["finished"] is False

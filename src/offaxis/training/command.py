@@ -72,6 +72,8 @@ def shown(console: Console) -> Iterator[Observer]:
         def observe(report: Progress) -> None:
             if report.run not in tasks:
                 tasks[report.run] = bars.add_task(report.run, total=report.max_steps)
+            if report.note:
+                bars.console.print(report.note)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
             total = report.step if report.finished else report.max_steps
             bars.update(

@@ -232,7 +232,7 @@ def _left_state(
         for note in notes:
             setting.observe(Progress(recipe.run_name, step, recipe.steps.max, None, note=note))
         _clear(folder, kept if step else set(), keep_states=bool(step))
-    step = round(setting.ranks.total([step])[0])
+    step = round(setting.ranks.total([float(step)])[0])
     return states.path(step) if step else None
 
 

@@ -110,7 +110,7 @@ class Rollouts:
 def rewarder(
     task: Task, recipe: Recipe, step: int, first: int = 0
 ) -> Callable[[list[tuple[str, str]]], Float[Tensor, "B"]]:
-    """The rule that rewards (prompt, completion) pairs of a step, from the `first` on, by 0 or 1."""
+    """The rule that rewards (prompt, completion) pairs of a step, from `first` on, by 0 or 1."""
 
     def verified(pairs: list[tuple[str, str]]) -> Float[Tensor, "B"]:
         return torch.tensor([float(task.verify(*pair)) for pair in pairs])
