@@ -72,7 +72,7 @@ def _log_p(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "B T V"]:
     """Log-probabilities (nats) of every next token."""
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = model(input_ids=rows.input_ids_BS[:, :-1], use_cache=False).logits
     model.train(was_training)
     log_p: Float[Tensor, "B T V"] = logits.float().log_softmax(-1)

@@ -79,7 +79,8 @@ def complete(
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), _plain_generation(model, ends, padding_of(tokenizer)):
+    # Not inference mode: what `fully_shard` gathers in it could not be trained on afterwards.
+    with torch.no_grad(), _plain_generation(model, ends, padding_of(tokenizer)):
         cache = _read(model, prompt_PS, mask_PS)
         cache.batch_repeat_interleave(per_prompt)
         output = model.generate(
