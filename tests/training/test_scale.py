@@ -16,12 +16,15 @@ import torch
 from safetensors.torch import load_file
 from tests.training.two_processes import OPTIMIZERS, by_hand
 
+from offaxis.errors import UsageError
 from offaxis.recipe import recipe_text
 from offaxis.tasks.chain import chain13
 from offaxis.training import run_folder, train
+from offaxis.training.memory import layer_bytes_per_token
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.ranks import Ranks
 from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.trainer import StreamTrainer
 
 KINDS = ("sft", "opd", "grpo")
 PLAIN = {"precision": {"autocast": "none"}}
@@ -119,6 +122,42 @@ def test_shares_of_a_step_are_all_of_it():
         assert [item for share in shares for item in share] == list(range(length))
 
 
+def test_deepspeed_is_refused_with_what_to_choose_instead(base, tmp_path, monkeypatch):
+    plain = StreamTrainer.create_accelerator_and_postprocess
+
+    def configured(self):
+        plain(self)
+        self.is_deepspeed_enabled = True
+
+    monkeypatch.setattr(StreamTrainer, "create_accelerator_and_postprocess", configured)
+    with pytest.raises(UsageError, match="DeepSpeed") as caught:
+        train(base(), tmp_path)
+    assert "FSDP" in caught.value.do
+
+
+def test_what_a_layer_keeps_is_what_the_plan_counts(base):
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 16}
+    config = base().start.config.model_copy(update=shape)
+    tokens = torch.arange(32).repeat(4, 1)
+    kept = []
+    for layers in (1, 3):
+        deep = config.model_copy(update={"num_hidden_layers": layers})
+        model = new_model(deep, task_tokenizer(chain13), base(**PLAIN).precision)
+        weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
+        held = {}
+
+        def keep(tensor, held=held):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, its address is its own
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(tokens)
+        kept.append(sum(size for at, (size, _) in held.items() if at not in weights))
+    measured = (kept[1] - kept[0]) / 2 / tokens.numel()
+    assert layer_bytes_per_token(config, 32) == pytest.approx(measured, rel=0.25)
+
+
 @pytest.fixture(scope="module")
 def model(base):
     config = base().start.config.model_copy(update={"init_std": 0.3})
@@ -155,6 +194,6 @@ def test_keyed_samples_have_the_models_probabilities(model):
     for drawn in (keyed, plain):
         counts = torch.bincount(drawn.rows.input_ids_BS[:, -1], minlength=len(p_V)).double()
         expected = num * p_V.double()
-        # Pearson's statistic: its mean is the number of entries, its deviation the root of twice it.
+        # Pearson's statistic: of mean and half the variance as many as there are entries.
         statistic = float(((counts - expected).square() / expected).sum())
         assert statistic < len(p_V) + 5 * (2 * len(p_V)) ** 0.5

@@ -2,8 +2,8 @@
 
     python two_processes.py RECIPES OUT
 
-trains every recipe of a folder as `offaxis train` does under torchrun, then again by hand on a model
-that torch's `fully_shard` has split.
+trains every recipe of a folder as `offaxis train` does under torchrun, then again by hand on a
+model that torch's `fully_shard` has split.
 """
 
 import sys
@@ -14,7 +14,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
@@ -23,7 +22,7 @@ from offaxis.recipe import Recipe, load_recipe
 from offaxis.tasks.base import Task
 from offaxis.training import train
 from offaxis.training.models import start_model
-from offaxis.training.ranks import Ranks, through
+from offaxis.training.ranks import Ranks, through, whole_state
 from offaxis.training.run import trained_checkpoint
 from offaxis.training.sources import Documents, Rollouts
 from offaxis.training.trainer import logits_of
@@ -82,11 +81,7 @@ def by_hand(recipe: Recipe, out: Path, optimizer: str, ranks: Ranks, wrap=lambda
         (ranks.count * through(model, model, loss)).backward()
         moving.step()
         moving.zero_grad()
-    whole = {name: w.detach() for name, w in model.named_parameters()}
-    return {
-        name: (w.full_tensor() if isinstance(w, DTensor) else w).clone()
-        for name, w in whole.items()
-    }
+    return whole_state(model) or {name: w.detach() for name, w in model.named_parameters()}
 
 
 def main(recipes: Path, out: Path) -> None:
@@ -99,7 +94,8 @@ def main(recipes: Path, out: Path) -> None:
         for optimizer in OPTIMIZERS:
             weights = by_hand(recipe, out, optimizer, ranks, sharded)
             if ranks.is_first:
-                save_file(weights, out / f"{name}-{optimizer}.safetensors")
+                held = {name: w for name, w in weights.items() if name != "lm_head.weight"}  # tied
+                save_file(held, out / f"{name}-{optimizer}.safetensors")
     dist.destroy_process_group()
 
 

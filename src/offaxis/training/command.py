@@ -1,5 +1,6 @@
 """The verb `train`: one recipe, its plan or its run, and what a person sees meanwhile."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +39,14 @@ def train_command(
         OffaxisError: As `load_recipe` and `train`.
     """
     console = console or messages()
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"  # one process speaks
     recipe = load_recipe(path, overrides)
     stages = plan(recipe, out)
     left = [stage for stage in stages if not stage.is_finished]
     for stage in left:
         console.print(
             f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
-            f"about {stage.seconds:.0f} s"
+            f"about {stage.seconds:.0f} s, {stage.peak_bytes / 1e6:.0f} MB of memory in a step"
         )
     if dry_run:
         return {
@@ -55,12 +57,25 @@ def train_command(
         }
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
+    if left:
+        console.print(f"{recipe.run_name}: {time_split(folder.log())}")
     manifest = folder.manifest() or {}
     return {
         "run": str(folder.root),
         "accuracy_start": manifest["accuracy_start"],
         "accuracy_final": manifest["accuracy_final"],
     }
+
+
+def time_split(log: Sequence[dict[str, Any]]) -> str:
+    """Where the time of a run's steps went, from its log."""
+    parts = {
+        name: sum(line.get(f"{name}_seconds", 0.0) for line in log)
+        for name in ("rollout", "training")
+    }
+    whole = sum(parts.values()) or 1.0
+    told = (f"{name} {spent:.1f} s ({spent / whole:.0%})" for name, spent in parts.items())
+    return ", ".join(told)
 
 
 @contextmanager

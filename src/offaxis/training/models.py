@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -123,6 +124,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     beside: Callable[[Path], object] = nothing_beside,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder whole or not at all.
 
@@ -131,6 +133,7 @@ def save_model(
         tokenizer: Saved with them.
         folder: The folder that shall exist afterwards.
         beside: Writes further files into the folder before it takes its place.
+        state: The weights, where the model holds only a part of them.
 
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
@@ -139,7 +142,7 @@ def save_model(
     def write(temporary: Path) -> None:
         try:
             with disk_errors(temporary):
-                model.save_pretrained(temporary)
+                model.save_pretrained(temporary, state_dict=state)
                 tokenizer.save_pretrained(temporary)
                 beside(temporary)
             settle(temporary)

@@ -7,6 +7,7 @@ from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
 from offaxis.tasks.base import Task
+from offaxis.training.memory import Batch, peak_bytes
 from offaxis.training.run import is_finished, model_folder, run_folder
 from offaxis.training.schedule import evaluated_steps, planned_steps
 
@@ -29,6 +30,7 @@ class Stage(NamedTuple):
         checkpoint_bytes: What its checkpoints take on disk.
         seconds: Estimated time on one core.
         is_finished: Whether it is there already and will be reused.
+        peak_bytes: Memory that a step will hold, estimated.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Stage(NamedTuple):
     checkpoint_bytes: int
     seconds: float
     is_finished: bool
+    peak_bytes: int
 
 
 def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
@@ -70,13 +73,13 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     task = find("offaxis.tasks", Task, recipe.data.task)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     width = len(task.problem(seed=0, index=0).prompt) + task.answer_length
+    longest = width
     if objective.rollouts:
         tokens = recipe.data.prompts * recipe.rollouts.per_prompt * width
     else:
-        tokens = sum(
-            count * len("".join(task.document(kind, seed=0, index=0)))
-            for kind, count in recipe.data.mixture.items()
-        )
+        lengths = {k: len("".join(task.document(k, seed=0, index=0))) for k in recipe.data.mixture}
+        tokens = sum(count * lengths[kind] for kind, count in recipe.data.mixture.items())
+        longest = max(lengths.values(), default=width)
     planned = planned_steps(recipe)
     parameters = _parameters_of(recipe.start, len(task.alphabet))
     evaluation = recipe.evaluation
@@ -91,6 +94,15 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
     if recipe.teacher is not None:
         step_seconds += 2 * _parameters_of(recipe.teacher, len(task.alphabet)) * tokens / _FLOPS
+    peak = peak_bytes(
+        recipe,
+        objective,
+        Batch(-(-tokens // longest), longest),
+        parameters=parameters,
+        teacher_parameters=_parameters_of(recipe.teacher, len(task.alphabet)),
+        vocabulary=len(task.alphabet),
+        config=_config_of(recipe.start),
+    )
     return Stage(
         name,
         recipe.steps.max,
@@ -98,6 +110,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         4 * parameters * len(planned),
         seconds + step_seconds * recipe.steps.max,
         is_done,
+        peak,
     )
 
 
@@ -108,6 +121,13 @@ def num_parameters(config: ModelConfig, vocabulary: int) -> int:
     layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden + 2 * head
     embeddings = vocabulary * hidden * (1 if config.tie_word_embeddings else 2)
     return config.num_hidden_layers * layer + embeddings + hidden
+
+
+def _config_of(source: ModelSource) -> ModelConfig | None:
+    """The shape of a source's model, where recipes alone made it."""
+    while source.recipe is not None:
+        source = source.recipe.start
+    return source.config
 
 
 def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:

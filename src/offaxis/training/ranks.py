@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -68,6 +70,18 @@ class Ranks:
         held = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(held, operation)
         return [float(value) for value in held]
+
+
+def whole_state(model: nn.Module) -> dict[str, Any] | None:
+    """The gathered weights of a model that `fully_shard` has split; None where it is whole.
+
+    Every process has to ask; the first one is given the weights, in the memory of the host.
+    """
+    if not any(isinstance(w, DTensor) for w in model.parameters()):
+        return None
+    return get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
 
 
 def through(wrapper: nn.Module, model: nn.Module, function: Callable[[], T]) -> T:

@@ -21,7 +21,7 @@ from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
 from offaxis.training.evaluation import StartSamples, accuracy
 from offaxis.training.models import nothing_beside, save_model
-from offaxis.training.ranks import Ranks
+from offaxis.training.ranks import Ranks, whole_state
 from offaxis.training.sampling import key_of
 from offaxis.training.schedule import evaluated_steps, planned_steps
 from offaxis.training.stopping import Stop
@@ -231,11 +231,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         if not all(bool(w.isfinite().all()) for w in self._model.parameters()):
             assert self.trainer is not None
             raise self.trainer.not_finite("weights that are not finite")
+        state = whole_state(self._model)
         if self.ranks.is_first:
             assert self.trainer is not None
             is_asked = self.recipe.checkpoints.optimizer_state
             beside = self.trainer.save_optimizer if is_asked else nothing_beside
-            save_model(self._model, self.tokenizer, self.folder.checkpoint(step), beside)
+            save_model(self._model, self.tokenizer, self.folder.checkpoint(step), beside, state)
         self.saved.append(step)
 
     def write_log(self) -> None:

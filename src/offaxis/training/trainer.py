@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from offaxis.errors import NumericsError
+from offaxis.errors import NumericsError, UsageError
 from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe
@@ -81,8 +81,12 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        if self.is_deepspeed_enabled:
+            raise _no_deepspeed()
         if recipe.precision.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers 5.23 has renamed it, and warns.
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            next(getattr(model, name) for name in names if hasattr(model, name))()
         self.recipe, self.source, self.objective = recipe, source, objective
         self.states = states
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
@@ -237,6 +241,17 @@ def logits_of(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "B T V"]:
     )
     logits: Float[Tensor, "B T V"] = output.logits
     return logits
+
+
+def _no_deepspeed() -> UsageError:
+    """Refuse what would train, but not as promised."""
+    return UsageError(
+        "the configuration of accelerate",
+        expected="processes that share a step (DDP), or FSDP",
+        found="DeepSpeed, whose engine clips, steps and saves by itself: gradients that are not "
+        "finite would not stop the run, nor would it continue bit for bit",
+        do="choose MULTI_GPU or FSDP in `accelerate config`, or launch with torchrun",
+    )
 
 
 def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
