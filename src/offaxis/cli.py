@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from offaxis.errors import OffaxisError, UsageError
+from offaxis.errors import Interrupted, OffaxisError, UsageError
 
 app = App(
     name="offaxis",
@@ -42,7 +43,7 @@ Workers = Annotated[
 def main() -> None:
     """Run the command line and leave with its exit code."""
     code = run(sys.argv[1:])
-    if code == INTERRUPTED:
+    if code > INTERRUPTED - signal.SIGINT:
         # What an interrupted pool has left behind must not be waited for.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -59,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except CycloptsError:
         return UsageError.exit_code
+    except Interrupted as stopped:
+        print(f"offaxis: interrupted; {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("offaxis: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED

@@ -9,6 +9,8 @@ OffaxisError
 ├── CoverageError    (ValueError)       exit 4: less was measured than was asked for
 ├── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
 └── ServerError      (ConnectionError)  exit 5: a server of a teacher or of rollouts failed
+
+Interrupted          (KeyboardInterrupt) exit 128 + signal: told to stop, and stopped in good order
 """
 
 from typing import ClassVar
@@ -31,6 +33,22 @@ class OffaxisError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.where, self.expected, self.found, self.do)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end, and what was in work was brought to a point to continue from."""
+
+    def __init__(self, number: int, said: str = "what was finished is kept") -> None:
+        self.number, self.said = number, said
+        super().__init__(number, said)
+
+    def __str__(self) -> str:
+        return self.said
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report for a process that the signal has ended."""
+        return 128 + self.number
 
 
 def _rebuild(

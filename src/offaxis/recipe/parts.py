@@ -250,7 +250,9 @@ class Precision(_Part):
     one, for models that need it.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"device", "stochastic_rounding"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"device", "stochastic_rounding", "gradient_checkpointing"}
+    )
 
     weights: Literal["float32", "bfloat16"] = "float32"
     stochastic_rounding: bool = False
@@ -259,6 +261,8 @@ class Precision(_Part):
     threads: int = Field(default=1, ge=1, le=1024)
     checkpoints: Literal["float32"] = "float32"
     device: Literal["cpu", "auto"] = "cpu"
+    # Layers are computed twice instead of being kept: less memory, a third more time.
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _rounds_what_is_narrow(self) -> "Precision":
@@ -289,9 +293,30 @@ class Steps(_Part):
 
 
 class Checkpoints(_Part):
-    """How many checkpoints a run keeps, log-spaced, the start and the last one included."""
+    """Which steps' weights a run keeps; the start and the last one always are.
+
+    Attributes:
+        count: How many in all, log-spaced, where neither `every` nor `at` says which.
+        every: One in so many steps.
+        at: At these fractions of steps.max.
+        optimizer_state: Whether the optimizer's state and its schedule are kept beside them.
+        resume_every: Steps between two states that an interrupted run continues from; 0 writes them
+            as often as it costs little. Which are written has no influence on the run.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"every", "at", "optimizer_state", "resume_every"})
 
     count: int = Field(default=12, ge=2, le=10_000)
+    every: NonNegativeInt = 0
+    at: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    optimizer_state: bool = False
+    resume_every: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_one_schedule(self) -> "Checkpoints":
+        if self.every and self.at:
+            raise ValueError("give at most one of every and at; given: both")
+        return self
 
 
 class Evaluation(_Part):

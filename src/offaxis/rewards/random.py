@@ -9,12 +9,16 @@ from offaxis.tasks.base import Document
 
 @reward(is_rule=False, source="Shao et al. 2025, arXiv:2506.10947 (spurious rewards)")
 def random() -> Scorer:
-    """A fair coin for every completion, keyed by seed and step."""
+    """A fair coin for every completion, keyed by seed, step and prompt, rollout by rollout."""
 
     def tossed(
         documents: Sequence[Document], completions: Sequence[str], *, key: str
     ) -> list[float | None]:
-        coin = Random(key)
-        return [float(coin.random() < 0.5) for _ in completions]
+        coins: dict[str, Random] = {}
+        tosses: list[float | None] = []
+        for document in documents:
+            coin = coins.setdefault(document.prompt, Random(f"{key}/{document.prompt}"))
+            tosses.append(float(coin.random() < 0.5))
+        return tosses
 
     return tossed

@@ -1,5 +1,6 @@
 """The verb `train`: one recipe, its plan or its run, and what a person sees meanwhile."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +39,14 @@ def train_command(
         OffaxisError: As `load_recipe` and `train`.
     """
     console = console or messages()
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"  # one process speaks
     recipe = load_recipe(path, overrides)
     stages = plan(recipe, out)
     left = [stage for stage in stages if not stage.is_finished]
     for stage in left:
         console.print(
             f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
-            f"about {stage.seconds:.0f} s"
+            f"about {stage.seconds:.0f} s, {stage.peak_bytes / 1e6:.0f} MB of memory in a step"
         )
     if dry_run:
         return {
@@ -55,7 +57,8 @@ def train_command(
         }
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
-    console.print(time_split(folder.log()))
+    if left:
+        console.print(f"{recipe.run_name}: {time_split(folder.log())}")
     manifest = folder.manifest() or {}
     return {
         "run": str(folder.root),

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from offaxis.objectives.base import Component
+from offaxis.training.ranks import Ranks
 from offaxis.training.rows import Rows
 
 
@@ -22,17 +23,20 @@ class Mixture:
     Args:
         weights: What is trained.
         num_batches: Micro-batches of the step.
+        ranks: This process among those that share the step.
     """
 
-    def __init__(self, weights: Sequence[Parameter], num_batches: int) -> None:
-        self.weights, self.left = weights, num_batches
+    def __init__(
+        self, weights: Sequence[Parameter], num_batches: int, ranks: Ranks | None = None
+    ) -> None:
+        self.weights, self.left, self.ranks = weights, num_batches, ranks or Ranks()
         self.gradients: dict[str, list[Tensor]] = {}
 
     @classmethod
-    def of(cls, model: Module, rows: Rows, num_batches: int) -> "Mixture":
+    def of(cls, model: Module, rows: Rows, num_batches: int, ranks: Ranks) -> "Mixture":
         """The mixture of a step; it holds nothing where the objective has no components."""
         trained = [w for w in model.parameters() if w.requires_grad] if rows.components else []
-        return cls(trained, num_batches)
+        return cls(trained, num_batches, ranks)
 
     def add(self, name: str, loss: Float[Tensor, ""]) -> None:
         """Add the gradient of one component's loss on one micro-batch."""
@@ -58,6 +62,9 @@ class Mixture:
                 micro-batch has it.
         """
         self.left -= 1
+        if not self.left:
+            for gradient in self.gradients.values():
+                self.ranks.add_up(gradient)
         measures = {} if self.left else self._measures()
         if not match:
             return mixed, measures
@@ -69,7 +76,8 @@ class Mixture:
             scale = components[name].weight * (norms[0] / norm if norm > 0 else 0.0)
             for weight, part in zip(self.weights, gradient, strict=True):
                 total = total + scale * (weight * part).sum()
-        return total, measures
+        # Every process has the gradient of all of them, and these are added up again.
+        return total / self.ranks.count, measures
 
     def _measures(self) -> dict[str, float]:
         """Norms of the components' gradients before clipping, and the cosine of each two."""

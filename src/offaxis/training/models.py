@@ -1,12 +1,13 @@
 """Models and tokenizers as genuine Hugging Face folders: made, opened, and written whole."""
 
 import copy
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from offaxis.errors import CheckpointError, RecipeError
-from offaxis.files import write_atomically
+from offaxis.files import disk_errors, settle, write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
 from offaxis.tasks.base import GeneratedTask
 from offaxis.training.rollouts import ends_of
@@ -118,8 +119,25 @@ def start_model(
     return model, tokenizer
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def nothing_beside(_: Path) -> None:
+    """Write no further files into a checkpoint."""
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    beside: Callable[[Path], object] = nothing_beside,
+    state: dict[str, Tensor] | None = None,
+) -> None:
     """Write a checkpoint folder whole or not at all.
+
+    Args:
+        model: The weights and their configuration.
+        tokenizer: Saved with them.
+        folder: The folder that shall exist afterwards.
+        beside: Writes further files into the folder before it takes its place.
+        state: The weights, where the model holds only a part of them.
 
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
@@ -127,7 +145,13 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     def write(temporary: Path) -> None:
         try:
-            _save(model, tokenizer, temporary)
+            with disk_errors(temporary):
+                # A checkpoint is float32 whatever it was trained in; widening loses nothing.
+                whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+                whole.save_pretrained(temporary, state_dict=state)
+                tokenizer.save_pretrained(temporary)
+                beside(temporary)
+            settle(temporary)
             # `os.replace` cannot put a folder over one that is not empty.
             shutil.rmtree(folder, ignore_errors=True)
         except BaseException:
@@ -135,23 +159,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             raise
 
     write_atomically(folder, write)
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the files of a checkpoint; a failure of the disk is always an OSError."""
-    try:
-        # A checkpoint is float32 whatever it was trained in; widening loses nothing.
-        whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
-        whole.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:
-        # safetensors reports a full disk as its own error, with the system's words in the text.
-        if "os error" in str(error).lower():
-            number = 28 if "no space" in str(error).lower() else 5
-            raise OSError(number, os.strerror(number), str(folder)) from error
-        raise
 
 
 def _check_end(

@@ -1,6 +1,7 @@
 """Many runs on a few cores: each as soon as what it builds on is there, the longest first."""
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import progress
+from offaxis.errors import Interrupted
 from offaxis.recipe import Recipe
 from offaxis.training.plan import Stage
 from offaxis.training.recorder import Progress
 from offaxis.training.run import check_writable, train, train_model
+from offaxis.training.stopping import ended_by_sigterm
 from offaxis.workers import worker_pool
 
 _POLL_SECONDS = 0.2
@@ -37,7 +40,8 @@ class Job:
 def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -> None:
     """Train every job in worker processes, showing what is going on and what remains.
 
-    An interruption or an error ends the workers at once; finished runs are kept.
+    An interruption or an error ends the workers, each after its step: what is finished is kept, and
+    the rest continues from there when it is asked for again.
 
     Raises:
         OffaxisError: The first error of a run.
@@ -48,7 +52,11 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
     order.prepare()
     context = multiprocessing.get_context("spawn")
     news: News = context.Queue()
-    with worker_pool(workers, _begin, news) as pool, _Board(jobs, console) as board:
+    with (
+        ended_by_sigterm(),
+        worker_pool(workers, _begin, news) as pool,
+        _Board(jobs, console) as board,
+    ):
         waiting: list[str] = []
         running: dict[Future[None], str] = {}
         while order.is_active():
@@ -99,6 +107,8 @@ class _Board:
                 self.bars.console.print(f"{name}: {report.note}")
             if name not in self.shown:
                 self.shown[name] = self.bars.add_task(name, total=report.max_steps)
+            if report.note:
+                self.bars.console.print(report.note)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
             self.bars.update(self.shown[name], completed=report.step, description=f"{name}{known}")
 
@@ -134,4 +144,7 @@ def _work(name: str, job: Job, out: Path) -> None:
             assert _Post.news is not None
             _Post.news.put((name, report))
 
-    (train if job.is_run else train_model)(job.recipe, out, observe=observe)
+    try:
+        (train if job.is_run else train_model)(job.recipe, out, observe=observe)
+    except Interrupted as stopped:
+        os._exit(stopped.exit_code)  # whoever asked for it waits for the end, not for an answer

@@ -5,10 +5,9 @@ Shapes: P prompts, G rollouts of each, B = P x G, S tokens of prompt and complet
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +23,7 @@ from transformers import (
 from offaxis.objectives.base import TokenBatch
 from offaxis.training.logprobs import SampledLogprobs
 from offaxis.training.rows import Rows, padding_of
+from offaxis.training.sampling import KeyedSampling, key_of
 
 
 class Completions(NamedTuple):
@@ -50,7 +50,7 @@ def keyed_randomness(*key: object) -> Iterator[None]:
     # `manual_seed` seeds the accelerators in use, too, so their states are kept as well.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(zlib.crc32("/".join(map(str, key)).encode()))
+        torch.manual_seed(key_of(*key))
         yield
 
 
@@ -63,6 +63,7 @@ def complete(
     temperature: float,
     per_prompt: int = 1,
     num_ids: int | None = None,
+    keys: Sequence[tuple[object, ...]] = (),
 ) -> Completions:
     """Complete every prompt `per_prompt` times, prompt by prompt; temperature 0 is greedy.
 
@@ -78,16 +79,23 @@ def complete(
         temperature: Divides the logits before sampling; what is recorded is not divided.
         per_prompt: Completions of each prompt.
         num_ids: Only the first ids are ever sampled, and probabilities are those given these ids.
+        keys: With a key for each prompt, its completions do not depend on what is completed beside
+            them; without, torch's own generator draws.
     """
     prompt_PS, mask_PS = _prompts(tokenizer, prompts, model.device)
     width = prompt_PS.shape[1]
     ends = ends_of(model, tokenizer)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     recorder = SampledLogprobs(num_ids)
-    is_needed = temperature > 0 or num_ids is not None
+    processors: list[Any] = [recorder] if temperature > 0 or num_ids is not None else []
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature and keys:
+        processors.append(KeyedSampling(keys, per_prompt, temperature, model.device))
+    elif temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), _plain_generation(model, ends, padding_of(tokenizer)):
+    # Not inference mode: what `fully_shard` gathers in it could not be trained on afterwards.
+    with torch.no_grad(), _plain_generation(model, ends, padding_of(tokenizer)):
         cache = _read(model, prompt_PS, mask_PS)
         cache.batch_repeat_interleave(per_prompt)
         ids = model.generate(
@@ -95,8 +103,8 @@ def complete(
             attention_mask=mask_PS.repeat_interleave(per_prompt, 0),
             past_key_values=cache,
             max_new_tokens=max_tokens,
-            logits_processor=LogitsProcessorList([recorder] if is_needed else []),
-            **(sampling if temperature else {"do_sample": False}),
+            logits_processor=LogitsProcessorList(processors),
+            **sampling,
         )
         sampled = recorder.logprobs(ids, width) if temperature else None
     model.train(was_training)

@@ -3,7 +3,6 @@
 Shapes: P prompts, G rollouts of each, B = P x G, S tokens of prompt and completion.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,23 @@ from offaxis.recipe import Recipe
 from offaxis.training.bucketing import buckets, joined
 from offaxis.training.engines.client import Server
 from offaxis.training.engines.formats import Sample, Sampling
-from offaxis.training.rollouts import Completions, complete, ends_of, keyed_randomness, until_end
+from offaxis.training.rollouts import Completions, complete, ends_of, until_end
 from offaxis.training.rows import Rows, padding_of
+from offaxis.training.sampling import key_of
 
 # Reduced precision in a server costs thousandths; models that differ are further apart.
 _OTHER_WEIGHTS_NATS = 0.1
 
 
+Keys = Sequence[tuple[object, ...]]
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """Completes prompts; the same model, prompts and key give the same completions."""
+    """Completes prompts; the same model, prompt and key give the same completions."""
 
-    def sample(self, model: PreTrainedModel, prompts: Sequence[str], *key: object) -> Completions:
-        """Complete every prompt as often as the recipe asks, prompt by prompt."""
+    def sample(self, model: PreTrainedModel, prompts: Sequence[str], keys: Keys) -> Completions:
+        """Complete every prompt, each with its key, as often as the recipe asks."""
         ...
 
 
@@ -39,15 +42,14 @@ class Sampler(Protocol):
 class Generate:
     """Samples in this process, prompts of similar length together.
 
-    What is drawn depends on the key and on the prompts that are completed together, and not on the
-    order in which that is done: a bucket that is not the only one has its own key.
+    What is drawn for a prompt depends on its key alone, not on the prompts beside it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
     num_ids: int | None = None
 
-    def sample(self, model: PreTrainedModel, prompts: Sequence[str], *key: object) -> Completions:
+    def sample(self, model: PreTrainedModel, prompts: Sequence[str], keys: Keys) -> Completions:
         """As `Sampler.sample`."""
         how = self.recipe.rollouts
         encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
@@ -58,17 +60,16 @@ class Generate:
         )
         parts = []
         for positions in together:
-            own = (*key, positions[0]) if len(together) > 1 else key
-            with keyed_randomness(*own):
-                completions = complete(
-                    model,
-                    self.tokenizer,
-                    [prompts[p] for p in positions],
-                    max_tokens=how.max_tokens,
-                    temperature=how.temperature,
-                    per_prompt=how.per_prompt,
-                    num_ids=self.num_ids,
-                )
+            completions = complete(
+                model,
+                self.tokenizer,
+                [prompts[p] for p in positions],
+                max_tokens=how.max_tokens,
+                temperature=how.temperature,
+                per_prompt=how.per_prompt,
+                num_ids=self.num_ids,
+                keys=[keys[p] for p in positions],
+            )
             parts.append(completions)
         if len(parts) == 1:
             return parts[0]
@@ -92,7 +93,7 @@ class Served:
         self.server, self.tokenizer, self.recipe = server, tokenizer, recipe
         self._is_checked = recipe.rollouts.source == "teacher"
 
-    def sample(self, model: PreTrainedModel, prompts: Sequence[str], *key: object) -> Completions:
+    def sample(self, model: PreTrainedModel, prompts: Sequence[str], keys: Keys) -> Completions:
         """As `Sampler.sample`, as far as the server repeats."""
         how = self.recipe.rollouts
         if how.weights is not None:
@@ -102,8 +103,7 @@ class Served:
             self.server.load(str(folder))
         encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         ends = ends_of(model, self.tokenizer)
-        seed = zlib.crc32("/".join(map(str, key)).encode())
-        sampling = Sampling(how.per_prompt, how.max_tokens, ends, seed)
+        sampling = Sampling(how.per_prompt, how.max_tokens, ends, key_of(*keys[0]))
         samples = self.server.sample(encoded, sampling)
         asked = [ids for ids in encoded for _ in range(how.per_prompt)]
         completions = self._completions(asked, samples, ends)

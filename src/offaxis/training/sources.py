@@ -18,22 +18,35 @@ from offaxis.recipe import Recipe
 from offaxis.rewards.base import Reward
 from offaxis.tasks.base import Document, Task
 from offaxis.training.history import History
+from offaxis.training.ranks import Ranks
 from offaxis.training.rollouts import Completions, ends_of
 from offaxis.training.rows import Rows, encode, packed, padding_of
-from offaxis.training.samplers import Sampler, sampler_of
+from offaxis.training.samplers import Keys, Sampler, sampler_of
 from offaxis.training.teachers import HttpTeacher
 
 
 class Drawn(NamedTuple):
-    """The rows of one step, and what the log says of them (nothing where there is no rollout)."""
+    """The rows of one step, and what the log says of them (nothing where there is no rollout).
+
+    Attributes:
+        rows: The rows of the step.
+        measures: What the log says of them.
+        first_row: Of a step shared by several processes, where this one's rows begin; None where
+            the rows are the whole step's, of which the trainer takes its part.
+    """
 
     rows: Rows
     measures: dict[str, float]
+    first_row: int | None = None
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives the rows of each step: the same rows for the same step, whatever came before."""
+    """Gives the rows of each step: the same rows for the same step, whatever came before.
+
+    A source that needs to remember what came before has `state_dict()` and `load_state_dict()`; an
+    interrupted run continues with what it remembered.
+    """
 
     def draw(self, model: PreTrainedModel, step: int) -> Drawn:
         """The rows of a step, counted from 1."""
@@ -76,6 +89,7 @@ class Rollouts:
         sampler: Who samples; the student in this process by default.
         teacher: The model that samples in place of the student, where the teacher does and is here.
         scorer: Who tells the teacher's log-probabilities, where the teacher is behind a server.
+        ranks: This process among those that share every step: it draws its own prompts alone.
     """
 
     def __init__(
@@ -87,7 +101,9 @@ class Rollouts:
         sampler: Sampler | None = None,
         teacher: PreTrainedModel | None = None,
         scorer: HttpTeacher | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.task, self.tokenizer, self.recipe = task, tokenizer, recipe
         self.teacher, self.scorer = teacher, scorer
         self.sampler = sampler or sampler_of(recipe, tokenizer)
@@ -97,22 +113,25 @@ class Rollouts:
         self._window: Window | None = None
 
     def draw(self, model: PreTrainedModel, step: int) -> Drawn:
-        """The share of a step; what is sampled is keyed by (seed, first step of the drawing).
+        """The share of a step; what is sampled is keyed by (seed, number of the prompt).
 
         Raises:
             NumericsError: If every completion of a drawing is empty, or too many cannot be judged.
             ServerError: If a server that samples or scores fails.
         """
-        reuse, num_prompts = self.recipe.rollouts.reuse, self.recipe.data.prompts
+        reuse = self.recipe.rollouts.reuse
         if self.history is not None:
             self.history.record(model, step - 1)
         first = step - (step - 1) % reuse
         beside: dict[str, float] = {}
         if self._window is None or self._window.step != first:
             self._window, beside = self._sampled(model, first)
-        size = num_prompts * self.recipe.rollouts.per_prompt
-        share = slice(size * (step - first), size * (step - first + 1))
-        rows = self._window.rows if reuse == 1 else self._window.rows.part(share)
+        own = self.ranks.share(self.recipe.data.prompts)
+        share, per_prompt = own.stop - own.start, self.recipe.rollouts.per_prompt
+        rows = self._window.rows
+        if reuse > 1:
+            size = share * per_prompt
+            rows = rows.part(slice(size * (step - first), size * (step - first + 1)))
         assert rows.batch.rewards_PG is not None
         measures = {
             **reward_measures(rows.batch.rewards_PG.flatten()),
@@ -123,7 +142,7 @@ class Rollouts:
             measures["age"] = self._window.age + step - first
         if step == first + reuse - 1:
             self._window = None
-        return Drawn(rows, measures)
+        return Drawn(rows, measures, first_row=own.start * per_prompt)
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run cannot draw again: the weights of earlier steps, and open shares."""
@@ -146,11 +165,19 @@ class Rollouts:
         """Sample, ask for the rewards and for the teacher's log-probabilities; and what to log."""
         how, seed = self.recipe.rollouts, self.recipe.seed
         num_prompts = self.recipe.data.prompts
-        indices = range((step - 1) * num_prompts, (step - 1 + how.reuse) * num_prompts)
+        own = self.ranks.share(num_prompts)
+        indices = [
+            index
+            for begin in range(
+                (step - 1) * num_prompts, (step - 1 + how.reuse) * num_prompts, num_prompts
+            )
+            for index in range(begin + own.start, begin + own.stop)
+        ]
         kind = self.task.problem_kind
         before = self.task.too_long
         problems = [self.task.document(kind, seed=seed, index=index) for index in indices]
-        completions, age = self._completed(model, [each.prompt for each in problems], step)
+        keys = [("rollouts", seed, index) for index in indices]
+        completions, age = self._completed(model, [each.prompt for each in problems], keys, step)
         began = time.perf_counter()
         asked = [problem for problem in problems for _ in range(how.per_prompt)]
         rewards_B = rewarded(self.task, self.recipe, step, asked, completions.texts)
@@ -166,17 +193,16 @@ class Rollouts:
         return Window(step, age, rows), beside
 
     def _completed(
-        self, model: PreTrainedModel, prompts: list[str], step: int
+        self, model: PreTrainedModel, prompts: list[str], keys: Keys, step: int
     ) -> tuple[Completions, int | None]:
         """The completions, and how many steps ago their weights were the student's."""
-        key = ("rollouts", self.recipe.seed, step)
         if self.history is not None:
             age: int | None = self.history.age(step - 1)
             with self.history.restored(model):
-                completions = self.sampler.sample(model, prompts, *key)
+                completions = self.sampler.sample(model, prompts, keys)
         else:
             age = None if self.recipe.rollouts.source == "teacher" else 0
-            completions = self.sampler.sample(self.teacher or model, prompts, *key)
+            completions = self.sampler.sample(self.teacher or model, prompts, keys)
         tokens = completions.rows.batch.tokens_BT[completions.rows.batch.mask_BT]
         ends = torch.tensor(ends_of(model, self.tokenizer), device=tokens.device)
         if bool(torch.isin(tokens, ends).all()):

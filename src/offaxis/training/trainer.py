@@ -10,7 +10,9 @@ Shapes: B rows, S tokens of a row, T = S - 1.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from offaxis.errors import NumericsError
+from offaxis.errors import NumericsError, UsageError
 from offaxis.objectives.base import Head, Objective, Streams
 from offaxis.objectives.loss import Loss, token_loss
 from offaxis.recipe import Recipe
@@ -33,9 +35,16 @@ from offaxis.training.confinement import Confinement
 from offaxis.training.heads import check_head, fixed_head, frozen, head_of, shared
 from offaxis.training.mixing import Mixture
 from offaxis.training.optimizers import new_optimizer
+from offaxis.training.ranks import Ranks, through
+from offaxis.training.resume import States
 from offaxis.training.rows import Rows
 from offaxis.training.sources import Drawn, Source
 from offaxis.training.weighing import Weigher
+
+# Measures of which each process has a part; of the others each has its own value.
+_SUMMED = frozenset(
+    {"loss", "entropy_nats", "mismatch_kl_nats", "kept_tokens", "unscorable", "too_long"}
+)
 
 
 class _Steps(Dataset[int]):
@@ -71,19 +80,29 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         *,
         source: Source,
         objective: Objective,
-        scratch: str,
+        states: States,
         teacher: PreTrainedModel | None = None,
         num_ids: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
+        num_batches = recipe.steps.max * recipe.optimizer.micro_batches
         super().__init__(
             model=model,
-            args=_arguments(recipe, scratch),
-            train_dataset=_Steps(recipe.steps.max * recipe.optimizer.micro_batches),
+            args=_arguments(recipe, str(states.making)),
+            train_dataset=_Steps(num_batches * self.ranks.count),
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        if self.is_deepspeed_enabled:
+            raise _no_deepspeed()
+        if recipe.precision.gradient_checkpointing:
+            # transformers 5.23 has renamed it, and warns.
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            next(getattr(model, name) for name in names if hasattr(model, name))()
         self.recipe, self.source, self.objective = recipe, source, objective
+        self.states = states
         self.teacher = teacher.eval().to(model.device) if teacher is not None else None
         self.weigher = Weigher(recipe, objective, num_ids)
         self.reference: PreTrainedModel | None = None
@@ -96,6 +115,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.confinement: Confinement | None = None
         self.measures: dict[str, float] = {}
         self._drawn_at = self._taught = 0.0
+        self._weight = 0
 
     def get_batch_samples(
         self,
@@ -116,18 +136,22 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 student=self.model,
                 teacher=self.teacher,
                 step=self.state.global_step + 1,
+                first_row=drawn.first_row or 0,
             )
+        num_tokens, normaliser = self.ranks.total(
+            [float(rows.batch.mask_BT.sum()), weighed.normaliser]
+        )
         elsewhere = sum(drawn.measures.get(f"{k}_seconds", 0.0) for k in ("reward", "teacher"))
         self.measures = {
             **drawn.measures,
             **weighed.measures,
             "loss": 0.0,
             "entropy_nats": 0.0,
-            "tokens": int(rows.batch.mask_BT.sum()),
+            "tokens": round(num_tokens),
             "rollout_seconds": self._drawn_at - began - elsewhere,
         }
-        self.mixture = Mixture.of(self.model, weighed.rows, num_batches)
-        return [{"rows": weighed.rows.part(part)} for part in parts], weighed.normaliser
+        self.mixture = Mixture.of(self.model, weighed.rows, num_batches, self.ranks)
+        return [{"rows": weighed.rows.part(part)} for part in parts], normaliser
 
     def compute_loss(
         self,
@@ -136,19 +160,25 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return_outputs: bool = False,
         num_items_in_batch: Tensor | float | None = None,
     ) -> Float[Tensor, ""]:
-        """The weighted loss of one micro-batch."""
-        rows: Rows = inputs["rows"]
-        assert rows.streams is not None
-        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
-            return torch.zeros((), device=rows.input_ids_BS.device, requires_grad=True)
+        """The weighted loss of one micro-batch, times the processes that share the step."""
         num_tokens = float(num_items_in_batch or 0) or 1.0  # 0 where nothing carries a loss
+        loss = through(model, self.model, partial(self._step_loss, inputs["rows"], num_tokens))
+        return self.ranks.count * loss
+
+    def _step_loss(self, rows: Rows, num_tokens: float) -> Float[Tensor, ""]:
+        """The weighted loss of one micro-batch, divided by what the whole step is divided by."""
+        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
+            moved = [w for w in self.model.parameters() if w.requires_grad]
+            return torch.stack([0.0 * w.sum() for w in moved]).sum()
+        assert rows.streams is not None
         with self._autocast():
-            heads = self._heads(model, rows)
+            heads = self._heads(rows)
             loss = self._loss(heads, rows, rows.streams, num_tokens)
             for name, component in rows.components.items():
                 self.mixture.add(name, self._loss(heads, rows, component.streams, num_tokens).value)
         value = float(loss.value.detach())
-        if not torch.isfinite(loss.value.detach()):
+        # Among several processes all have to stop at once: their common gradient tells.
+        if self.ranks.count == 1 and not torch.isfinite(loss.value.detach()):
             raise self.not_finite(str(value))
         self._add("loss", value)
         tokens = max(self.measures["tokens"], 1)
@@ -169,10 +199,16 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return 0
 
     def finish_step(self) -> dict[str, float]:
-        """The measures of the step that just ended, its training time complete."""
+        """The measures of the step that just ended, of all processes, its training time complete.
+
+        Sums are added up over the processes; all else is their mean, each process weighing as much
+        as its rows.
+        """
         assert self.confinement is not None
         self.measures |= self.confinement.measures()
         self._time_training()
+        if self.ranks.count > 1:
+            self.measures = _of_all(self.ranks.gathered((self._weight, self.measures)))
         return self.measures
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
@@ -194,18 +230,44 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for part in parts:
             self.compute_loss(self.model, part, num_items_in_batch=num_tokens).backward()
 
+    def _clip_grad_norm(self, model: PreTrainedModel) -> Tensor:
+        """Stop before a step that would break the weights, while the last good ones are there."""
+        norm: Tensor = super()._clip_grad_norm(model)
+        if not torch.isfinite(norm):
+            raise self.not_finite(f"a gradient of norm {float(norm)}")
+        return norm
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Write the optimizer's state and its schedule into a folder."""
+        self._save_optimizer_and_scheduler(str(folder))
+
+    def keep_state(self) -> None:
+        """Write a state to continue from, unless the last step has left one."""
+        if self.states.latest() != self.states.path(self.state.global_step):
+            self._save_checkpoint(self.model_wrapped)
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: object = None) -> None:
+        """Write a state to continue from: Trainer's own, and what the run remembers beside it."""
+        with self.states.writing(self.state.global_step, self.ranks):
+            super()._save_checkpoint(model, trial)
+
     def _drawn(self) -> Drawn:
         """The rows of the next step; weights that broke in the last one show when sampled from."""
         try:
-            return self.source.draw(self.model, self.state.global_step + 1)
+            drawn = self.source.draw(self.model, self.state.global_step + 1)
+            if drawn.first_row is None:
+                own = self._split(drawn.rows, self.ranks.count)[self.ranks.index]
+                drawn = drawn._replace(rows=drawn.rows.part(own), first_row=own.start)
+            self._weight = len(drawn.rows.input_ids_BS)
+            return drawn
         except RuntimeError as error:
             if all(bool(w.isfinite().all()) for w in self.model.parameters()):
                 raise
             raise self.not_finite("weights that are not finite") from error
 
-    def _heads(self, model: PreTrainedModel, rows: Rows) -> dict[str, Head]:
+    def _heads(self, rows: Rows) -> dict[str, Head]:
         """What logits are made of: the student's, and of those whose distribution is weighed."""
-        heads = {"student": head_of(model, rows)}
+        heads = {"student": head_of(self.model, rows)}
         weighed = [rows.streams, *(component.streams for component in rows.components.values())]
         if self.teacher is not None and any(s and s.divergence_BT is not None for s in weighed):
             began = time.perf_counter()
@@ -258,6 +320,30 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             do="lower optimizer.lr or clip_norm and run again; until then the checkpoints before "
             "this step are kept for inspection",
         )
+
+
+def _of_all(each: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """The measures of all processes in one; a process may lack what it has nothing to say of."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for _, measures in each for name in measures):
+        pairs = [(weight, m[name]) for weight, m in each if name in m]
+        if name in _SUMMED:
+            found[name] = sum(value for _, value in pairs)
+        else:
+            total = sum(weight for weight, _ in pairs)
+            found[name] = sum(weight * value for weight, value in pairs) / max(total, 1)
+    return found
+
+
+def _no_deepspeed() -> UsageError:
+    """Refuse what would train, but not as promised."""
+    return UsageError(
+        "the configuration of accelerate",
+        expected="processes that share a step (DDP), or FSDP",
+        found="DeepSpeed, whose engine clips, steps and saves by itself: gradients that are not "
+        "finite would not stop the run, nor would it continue bit for bit",
+        do="choose MULTI_GPU or FSDP in `accelerate config`, or launch with torchrun",
+    )
 
 
 def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:

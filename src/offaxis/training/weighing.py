@@ -75,8 +75,13 @@ class Weigher:
         student: PreTrainedModel,
         teacher: PreTrainedModel | None,
         step: int,
+        first_row: int = 0,
     ) -> Weighed:
-        """Weigh the rows of a step; facts are taken micro-batch by micro-batch, as `parts` says."""
+        """Weigh the rows of a step; facts are taken micro-batch by micro-batch, as `parts` says.
+
+        Of a step that several processes share each weighs its own rows, from `first_row` on; their
+        normalisers add up to the step's.
+        """
         batch = rows.batch
         if facts := self._facts:
             asked = teacher if facts & _OF_TEACHER else None
@@ -90,7 +95,7 @@ class Weigher:
         components = self.objective.components(batch, **self.recipe.objective.settings)
         measures: dict[str, float] = {}
         if self.recipe.tokens is not None:
-            weights_BT = _selected(batch, self.recipe.tokens, self.recipe.seed, step)
+            weights_BT = _selected(batch, self.recipe.tokens, (self.recipe.seed, step), first_row)
             measures["kept_tokens"] = float((weights_BT > 0).sum())
             streams, components = _weighted(streams, components, weights_BT)
         num_tokens = float(batch.mask_BT.sum())
@@ -99,7 +104,9 @@ class Weigher:
         return Weighed(weighed, normaliser, measures)
 
 
-def _selected(batch: TokenBatch, how: Tokens, seed: int, step: int) -> Float[Tensor, "B T"]:
+def _selected(
+    batch: TokenBatch, how: Tokens, key: tuple[int, int], first_row: int
+) -> Float[Tensor, "B T"]:
     """The weights of the tokens: zero for those left out."""
     if how.by == "log_ratio":
         teacher_BT = needed(batch.teacher_logprobs_BT, "teacher log-probabilities")
@@ -109,8 +116,12 @@ def _selected(batch: TokenBatch, how: Tokens, seed: int, step: int) -> Float[Ten
     elif how.by == "divergence":
         scores_BT = needed(batch.divergence_BT, "divergences")
     else:
-        generator = generator_for("tokens", seed, step)
-        scores_BT = torch.rand(batch.mask_BT.shape, generator=generator).to(batch.mask_BT.device)
+        num_rows, width = batch.mask_BT.shape
+        rows = [
+            torch.rand(width, generator=generator_for("tokens", *key, first_row + row))
+            for row in range(num_rows)
+        ]
+        scores_BT = torch.stack(rows).to(batch.mask_BT.device)
     kept_BT = kept(scores_BT, batch.mask_BT, how.keep)
     return selection_weights(kept_BT, batch.mask_BT, compensate=how.compensate)
 

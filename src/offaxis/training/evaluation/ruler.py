@@ -24,7 +24,7 @@ from offaxis.recipe import Evaluation
 from offaxis.tasks.base import Task
 from offaxis.training.evaluation.solving import at_most
 from offaxis.training.heads import check_head
-from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rollouts import complete
 from offaxis.training.rows import Rows
 
 # Logits of one model that exist at a time (64 MB in float32), and tokens of one forward pass.
@@ -67,10 +67,14 @@ class StartSamples(NamedTuple):
         """
         indices = range(at_most(evaluation.samples, task))
         prompts = [task.problem(seed=evaluation.seed, index=i).prompt for i in indices]
-        with keyed_randomness("start-samples", evaluation.seed):
-            completions = complete(
-                start, tokenizer, prompts, max_tokens=task.answer_length, temperature=1.0
-            )
+        completions = complete(
+            start,
+            tokenizer,
+            prompts,
+            max_tokens=task.answer_length,
+            temperature=1.0,
+            keys=[("start-samples", evaluation.seed, index) for index in indices],
+        )
         rows = completions.rows
         check_head(start, "evaluation")
         head = copy.deepcopy(start.get_output_embeddings()).requires_grad_(False)
@@ -81,7 +85,7 @@ class StartSamples(NamedTuple):
         distance = self.distance(model)
         return float(distance.nats_B.sum() / distance.tokens_B.sum())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def distance(self, model: PreTrainedModel) -> Distance:
         """KL(anchor || model) of each sample: float32 at each token, float64 sums."""
         hidden_ND, head = _hidden(model, self.rows), model.get_output_embeddings()
@@ -117,7 +121,7 @@ def _hidden(model: PreTrainedModel, rows: Rows) -> Float[Tensor, "N D"]:
     size = max(1, _TOKENS // ids_BT.shape[1])
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         found = [
             body(input_ids=ids, use_cache=False).last_hidden_state[mask]
             for ids, mask in zip(ids_BT.split(size), mask_BT.split(size), strict=True)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offaxis.tasks.base import Task
-from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rollouts import complete
 
 # Rows of one forward pass: few enough that a small model's activations stay in the caches.
 _ROWS = 256
@@ -59,15 +59,15 @@ def outcomes(
     for begin in range(0, num_problems, step):
         indices = range(begin, min(begin + step, num_problems))
         problems = [task.problem(seed=seed, index=index) for index in indices]
-        with keyed_randomness("evaluation", seed, begin):
-            completions = complete(
-                model,
-                tokenizer,
-                [problem.prompt for problem in problems],
-                max_tokens=task.answer_length,
-                temperature=temperature,
-                per_prompt=per_problem,
-            )
+        completions = complete(
+            model,
+            tokenizer,
+            [problem.prompt for problem in problems],
+            max_tokens=task.answer_length,
+            temperature=temperature,
+            per_prompt=per_problem,
+            keys=[("evaluation", seed, index) for index in indices],
+        )
         asked = [problem for problem in problems for _ in range(per_problem)]
         scores += task.scores(asked, completions.texts)
     groups = [scores[i : i + per_problem] for i in range(0, len(scores), per_problem)]
