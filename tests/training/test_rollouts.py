@@ -63,15 +63,15 @@ def sampled_by(student, tokenizer, recipe, step):
     indices = range((step - 1) * 2, step * 2)
     prompts = [chain13.document("answers", seed=0, index=i).prompt for i in indices]
     how = recipe.rollouts
-    with keyed_randomness("rollouts", recipe.seed, step):
-        return complete(
-            student,
-            tokenizer,
-            prompts,
-            max_tokens=how.max_tokens,
-            temperature=1.0,
-            per_prompt=how.per_prompt,
-        ).rows
+    return complete(
+        student,
+        tokenizer,
+        prompts,
+        max_tokens=how.max_tokens,
+        temperature=1.0,
+        per_prompt=how.per_prompt,
+        keys=[("rollouts", recipe.seed, index) for index in indices],
+    ).rows
 
 
 def same(one, other):
@@ -152,10 +152,10 @@ def test_reused_rollouts_are_drawn_once_and_split_by_prompts(arm, tokenizer, mod
     assert [drawn[step].measures["age"] for step in range(1, 5)] == [0, 1, 0, 1]
     whole = arm("grpo", data={"prompts": 4})
     indices = [chain13.document("answers", seed=0, index=i).prompt for i in range(4)]
-    with keyed_randomness("rollouts", 0, 1):
-        expected = complete(
-            students[1], tokenizer, indices, max_tokens=5, temperature=1.0, per_prompt=2
-        ).rows
+    keys = [("rollouts", 0, index) for index in range(4)]
+    expected = complete(
+        students[1], tokenizer, indices, max_tokens=5, temperature=1.0, per_prompt=2, keys=keys
+    ).rows
     both = torch.cat([drawn[step].rows.input_ids_BS for step in (1, 2)])
     assert torch.equal(both, expected.input_ids_BS)
     assert whole.data.prompts == 2 * arm("grpo").data.prompts

@@ -289,7 +289,7 @@ def test_the_verb_prints_a_plan_trains_and_says_where(base, tmp_path):
     told = console.file.getvalue()
     assert "base-s3: up to 3 steps" in told
     assert "MB of memory in a step" in told
-    assert "base-s3: rollout " in told
+    assert "base-s3: time of the steps: rollout " in told
 
 
 @pytest.mark.parametrize("place", ["", "runs", "models"])

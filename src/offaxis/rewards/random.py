@@ -17,7 +17,7 @@ def random() -> Scorer:
         coins: dict[str, Random] = {}
         tosses: list[float | None] = []
         for document in documents:
-            coin = coins.setdefault(document.prompt, Random(f"{key}/{document.prompt}"))
+            coin = coins.setdefault(document.prompt, Random(f"{document.prompt}/{key}"))
             tosses.append(float(coin.random() < 0.5))
         return tosses
 
