@@ -1,6 +1,7 @@
 """The bridge to public benchmarks: EleutherAI's lm-eval harness on the model in hand."""
 
 import logging
+import math
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,7 +134,7 @@ def _metrics(task: str, numbers: dict[str, Any], documents: dict[str, int]) -> l
         error = numbers.get(f"{name}_stderr,{filtered}")
         low = high = stderr = None
         definition = f"lm-eval {version('lm-eval')}, filter {filtered}; "
-        if isinstance(error, int | float):
+        if isinstance(error, int | float) and math.isfinite(error):
             stderr = float(error)
             low, high = value - z * stderr, value + z * stderr
             definition += f"interval: {z:.2f} of its standard errors each way"
