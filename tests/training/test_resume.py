@@ -39,9 +39,14 @@ def content(run: RunFolder) -> dict[str, object]:
 
 def long(arm, kind, **changes):
     """A recipe with steps to be interrupted in, with everything a schedule can hold."""
-    optimizer = {"schedule": "cosine", "warmup_steps": 2}
-    kept = {"every": 3, "optimizer_state": True, "resume_every": 1}
-    return arm(kind, steps={"max": STEPS}, optimizer=optimizer, checkpoints=kept, **changes)
+    whole = {
+        "steps": {"max": STEPS},
+        "optimizer": {"schedule": "cosine", "warmup_steps": 2},
+        "checkpoints": {"every": 3, "optimizer_state": True, "resume_every": 1},
+    }
+    for table, keys in changes.items():
+        whole[table] = whole.get(table, {}) | keys
+    return arm(kind, **whole)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -87,6 +92,29 @@ def test_killed_at_any_moment_a_run_continues_bit_for_bit(undisturbed, place):
     run = train(recipe, place, observe=lambda p: notes.append(p.note))
     assert content(run) == expected
     assert any(f"{recipe.run_name} continues after step" in note for note in notes)
+
+
+# Every control there is, as changes to the recipe of an arm: each has to survive being killed.
+CONTROLS = {
+    "sft": {},
+    "opd": {},
+    "grpo": {},
+    "sft, split": {"optimizer": {"micro_batches": 3}},
+    "opd, computed twice": {"precision": {"gradient_checkpointing": True}},
+    "grpo, judged": {"rewards": {"kind": "verifier"}, "steps": {"check_every": 2}},
+}
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("trial", range(4))
+def test_killed_again_and_again_every_control_continues(arm, tmp_path, control, trial):
+    recipe = long(arm, control.partition(",")[0], **CONTROLS[control])
+    expected = content(train(recipe, tmp_path / "undisturbed"))
+    moment = random.Random(f"{control}/{trial}")
+    for after in sorted(moment.choices(range(STEPS), k=5)):
+        killed(recipe, tmp_path, after, moment)
+    assert content(train(recipe, tmp_path)) == expected
 
 
 def stopping(number, at):
