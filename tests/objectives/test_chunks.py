@@ -1,6 +1,9 @@
 """The loss in chunks against autograd through whole logits, and what it holds meanwhile."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,3 +215,47 @@ def test_padded_vocabularies_are_narrowed_and_others_refused():
     assert torch.equal(narrow.weight_VD, teacher.weight_VD)
     assert narrow.narrowed(V) is narrow
     assert token_loss(student, batch, streams, num_tokens=7, teacher=narrow).value.isfinite()
+
+
+def held_bytes(num_tokens, vocabulary, hidden):
+    """The peak of a process above its start during a reverse KL, forward and backward."""
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+    def backward(num_tokens, vocabulary, hidden):
+        student, teacher = (
+            Head(torch.randn(1, num_tokens, hidden), torch.randn(vocabulary, hidden))
+            for _ in range(2)
+        )
+        student = learning(student)
+        batch = TokenBatch(torch.zeros(1, num_tokens).long(), torch.ones(1, num_tokens).bool())
+        streams = Streams(divergence_BT=torch.ones(1, num_tokens))
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+        start = status("VmRSS")
+        token_loss(student, batch, streams, num_tokens=num_tokens, teacher=teacher).value.backward()
+        return status("VmHWM") - start
+
+    torch.set_num_threads(1)
+    backward(64, 1000, hidden)  # what is loaded at the first call is nothing of the loss
+    return backward(num_tokens, vocabulary, hidden)
+
+
+def test_the_predicted_peak_is_what_a_process_holds():
+    shape = (512, 100_000, 256)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        held = pool.submit(held_bytes, *shape).result()
+    assert chunks.predicted_peak_bytes(*shape) == pytest.approx(held, rel=0.2)
+
+
+def test_the_predicted_peak_grows_with_what_is_held_alone():
+    def of(**changes):
+        return chunks.predicted_peak_bytes(4096, 151_936, 1024, **changes)
+
+    # A hundred times the tokens hold their hidden states more, and no logits.
+    more = chunks.predicted_peak_bytes(409_600, 151_936, 1024)
+    assert more - of() == (409_600 - 4096) * 1024 * 12
+    assert of(num_heads=1) < of() < of(num_heads=3)
+    assert of() - of(is_trained=False) == 151_936 * 1024 * 4
+    assert of(on_cpu=False) > of()

@@ -11,13 +11,13 @@ from offaxis.errors import NumericsError, RecipeError
 from offaxis.recipe import Precision, recipe_from
 from offaxis.tasks.base import Document
 from offaxis.training import plan, train
+from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, save_model
 from offaxis.training.rollouts import ends_of
 from offaxis.training.rows import encode, packed
 from offaxis.training.run import run_folder
 from offaxis.training.sources import Documents, rewarded
 from offaxis.training.tasks import open_records, task_of
-from offaxis.training.trainer import logits_of
 
 # As ChatML templates are, with a beginning of text that only the template may write.
 TEMPLATE = (
@@ -187,7 +187,7 @@ def test_packed_chats_do_not_see_each_other(user, start):
 
     def loss_of(rows):
         with torch.no_grad():
-            log_p = logits_of(model.eval(), rows).log_softmax(-1)
+            log_p = head_of(model.eval(), rows).logits().log_softmax(-1)
         tokens = rows.batch.tokens_BT[..., None]
         return log_p.gather(-1, tokens)[..., 0][rows.batch.mask_BT].sum()
 

@@ -19,13 +19,13 @@ from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe, load_recipe
-from offaxis.tasks.base import Task
+from offaxis.tasks.base import GeneratedTask
 from offaxis.training import train
+from offaxis.training.heads import fixed_head, head_of
 from offaxis.training.models import start_model
 from offaxis.training.ranks import Ranks, through, whole_state
 from offaxis.training.run import trained_checkpoint
 from offaxis.training.sources import Documents, Rollouts
-from offaxis.training.trainer import logits_of
 
 
 def plain(parameters):
@@ -46,7 +46,7 @@ def sharded(model: nn.Module) -> nn.Module:
 
 def by_hand(recipe: Recipe, out: Path, optimizer: str, ranks: Ranks, wrap=lambda m: m) -> dict:
     """Three steps of a bare loop over the project's sources, loss and optimizers; the weights."""
-    task = find("offaxis.tasks", Task, recipe.data.task)
+    task = find("offaxis.tasks", GeneratedTask, recipe.data.task)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     sources = [recipe.start] + ([recipe.teacher] if recipe.teacher else [])
     (model, tokenizer), *others = [
@@ -55,27 +55,26 @@ def by_hand(recipe: Recipe, out: Path, optimizer: str, ranks: Ranks, wrap=lambda
     model, teacher = wrap(model), others[0][0] if others else None
     moving = OPTIMIZERS[optimizer](model.parameters())
     if objective.rollouts:
-        source = Rollouts(task, tokenizer, recipe, ranks)
+        source = Rollouts(task, tokenizer, recipe, ranks=ranks)
     else:
         source = Documents(task, tokenizer, recipe.data.mixture, recipe.seed)
     for step in (1, 2, 3):
         drawn = source.draw(model, step)
         rows = (
             drawn.rows
-            if drawn.is_share
+            if drawn.first_row is not None
             else drawn.rows.part(ranks.share(len(drawn.rows.input_ids_BS)))
         )
         num_tokens = round(ranks.total([float(rows.batch.mask_BT.sum())])[0])
 
         def loss(rows=rows, num_tokens=num_tokens):
-            teacher_logits = None if teacher is None else logits_of(teacher, rows).detach()
             streams = objective(rows.batch, **recipe.objective.settings)
             return token_loss(
-                logits_of(model, rows),
+                head_of(model, rows),
                 rows.batch,
                 streams,
                 num_tokens=num_tokens,
-                teacher_logits_BTV=teacher_logits,
+                teacher=None if teacher is None else fixed_head(teacher, rows),
             ).value
 
         (ranks.count * through(model, model, loss)).backward()

@@ -22,8 +22,10 @@ from torch.autograd.function import once_differentiable
 
 from offaxis.objectives.base import Head
 
-# Entries of the logits of a chunk, and of a piece of it: see benchmarks/loss.py.
-_CHUNK, _PIECE = 2**24, 2**21
+# Entries of the logits of a chunk, and of a piece of it on a CPU: see benchmarks/loss.py.
+_CHUNK, _PIECE = 3 * 2**23, 2**20
+# Tensors of a piece's size that are alive at once while the widest divergence is differentiated.
+_ALIVE = 8
 
 Both = tuple[Float[Tensor, ""], Float[Tensor, "2"]]
 Function = Callable[[Sequence[Float[Tensor, "1 n V"]], slice], Both]
@@ -32,6 +34,41 @@ Function = Callable[[Sequence[Float[Tensor, "1 n V"]], slice], Both]
 def tokens_of_chunk(vocabulary: int) -> int:
     """How many tokens' logits are held at a time, unless the caller says otherwise."""
     return max(1, _CHUNK // vocabulary)
+
+
+def predicted_peak_bytes(
+    num_tokens: int,
+    vocabulary: int,
+    hidden: int,
+    *,
+    num_heads: int = 2,
+    product_bytes: int = 4,
+    on_cpu: bool = True,
+    is_trained: bool = True,
+) -> int:
+    """What the loss holds at its peak beside models and hidden states, gradients included.
+
+    Args:
+        num_tokens: Tokens of a micro-batch that carry a loss.
+        vocabulary: Entries of the vocabulary.
+        hidden: Width of the student's hidden state.
+        num_heads: Models whose logits are read: the student, a teacher, a reference.
+        product_bytes: Bytes of a number under autocast, else of one of the weights.
+        on_cpu: Whether it runs on a CPU, where a chunk is worked on in pieces.
+        is_trained: Whether the output matrix gets a gradient.
+
+    Returns:
+        Bytes; chunked logits, the working set of a piece, the gradients, and lowered copies of the
+        output matrices. Measured peaks are within a fifth (a test compares).
+    """
+    chunk = min(num_tokens, tokens_of_chunk(vocabulary))
+    piece = min(chunk, max(1, _PIECE // vocabulary)) if on_cpu else chunk
+    logits = num_heads * chunk * vocabulary * product_bytes
+    working = _ALIVE * piece * vocabulary * 4
+    states = (num_heads * product_bytes + 4) * num_tokens * hidden
+    matrix = vocabulary * hidden * (4 * is_trained)
+    lowered = num_heads * vocabulary * hidden * product_bytes if product_bytes < 4 else 0
+    return logits + working + states + matrix + lowered
 
 
 def spans(begin: int, end: int, length: int) -> Iterator[slice]:
@@ -130,9 +167,8 @@ def _turned_into_gradient(
     logits: Sequence[Tensor], function: Function, columns: slice, *, wanted: bool
 ) -> Float[Tensor, "3"]:
     """The values of a chunk; its own logits become the gradient of the first one, in place."""
-    length = max(1, _PIECE // logits[0].shape[-1])
     values = []
-    for piece in spans(0, logits[0].shape[1], length):
+    for piece in spans(0, logits[0].shape[1], _tokens_of_piece(logits[0])):
         own, *others = [each[:, piece] for each in logits]
         at = slice(columns.start + piece.start, columns.start + piece.stop)
         leaf = own.detach().requires_grad_(wanted)
@@ -142,6 +178,12 @@ def _turned_into_gradient(
         if wanted:
             own.copy_(torch.autograd.grad(value, leaf)[0])
     return torch.stack(values).sum(0)
+
+
+def _tokens_of_piece(logits_BTV: Tensor) -> int:
+    """As many tokens as fit into the caches of a CPU; other devices like one large piece."""
+    num_tokens, vocabulary = logits_BTV.shape[1:]
+    return max(1, _PIECE // vocabulary) if logits_BTV.is_cpu else num_tokens
 
 
 class _Gradients:

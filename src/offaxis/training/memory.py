@@ -10,12 +10,10 @@ allocator wastes come on top.
 from typing import NamedTuple
 
 from offaxis.objectives.base import Objective
+from offaxis.objectives.chunks import predicted_peak_bytes
 from offaxis.recipe import ModelConfig, Recipe
 
 _FLOAT = 4
-
-# A loss over whole logits holds them, their log-softmax, its gradient and one product.
-_LOGIT_COPIES = 4
 
 
 class Batch(NamedTuple):
@@ -44,7 +42,7 @@ def peak_bytes(
 
     Args:
         recipe: The run.
-        objective: Its objective: whether a teacher's logits are held.
+        objective: Its objective: whose logits are held a chunk at a time.
         batch: The rows of a whole step; micro-batches split them.
         parameters: The student's.
         teacher_parameters: The teacher's, 0 without one.
@@ -53,8 +51,15 @@ def peak_bytes(
     """
     tokens = batch.rows * batch.width / recipe.optimizer.micro_batches
     states = 4 * _FLOAT * parameters + _FLOAT * teacher_parameters
-    sides = 2 if objective.teacher else 1
-    loss = _LOGIT_COPIES * sides * _FLOAT * tokens * vocabulary
+    settings = recipe.objective.settings
+    weighed = (objective.needs_vocabulary(settings), objective.reads_reference(settings))
+    loss = predicted_peak_bytes(
+        round(tokens),
+        max(vocabulary, 1),
+        config.hidden_size if config is not None else 0,
+        num_heads=1 + sum(weighed),
+        product_bytes=2 if recipe.precision.autocast == "bfloat16" else _FLOAT,
+    )
     kept = 0.0
     if config is not None:
         layer = tokens * layer_bytes_per_token(config, batch.width)
