@@ -8,10 +8,8 @@ says so last. Anything less continues from the state it was left in, or begins a
 """
 
 import platform
-import shutil
-import signal
 import tempfile
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,18 +17,18 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from offaxis.catalog import find
-from offaxis.errors import Interrupted, OffaxisError, RecipeError, ResultsError
+from offaxis.errors import Interrupted, RecipeError, ResultsError
 from offaxis.files import exclusively, write_text
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelSource, Recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
+from offaxis.training.continuing import finish, left_state
 from offaxis.training.models import check_vocabularies, start_model
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.ranks import Ranks
 from offaxis.training.recorder import Observer, Progress, Recorder
 from offaxis.training.resume import Origin, States, step_of
-from offaxis.training.schedule import planned_steps
 from offaxis.training.sources import Documents, Rollouts, Source
 from offaxis.training.stopping import Stop, stoppable
 from offaxis.training.trainer import StreamTrainer
@@ -166,7 +164,7 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     manifest = _manifest(recipe)
     made_by = manifest["versions"] | {"processes": ranks.count}
     states = States(folder.root, Origin(recipe_hash(recipe), made_by))
-    state = _left_state(recipe, folder, states, setting)
+    state = left_state(recipe, folder, states, observe, ranks)
     step = 0 if state is None else step_of(state)
     observe(Progress(recipe.run_name, step, recipe.steps.max, None))
     model, tokenizer = start_model(
@@ -200,7 +198,7 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     recorder.draw_ruler()
     if state is not None:
         states.recall(state, ranks)
-    _finish(recorder, trainer, state)
+    finish(recorder, trainer, state)
     device = trainer.model.device.type
     outcome = {
         "precision": manifest["precision"] | {"device": device},
@@ -213,74 +211,6 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
         folder.write_manifest(manifest | outcome)
         states.remove()
     ranks.wait()
-
-
-def _left_state(
-    recipe: Recipe, folder: RunFolder, states: States, setting: _Setting
-) -> Path | None:
-    """The state an interrupted run continues from, its folder as it was then; else an empty one."""
-    step = 0
-    if setting.ranks.is_first:
-        state, notes = states.newest()
-        step = 0 if state is None else step_of(state)
-        kept = {s for s in planned_steps(recipe) if s <= step}
-        if state is not None and not kept <= set(folder.steps()):
-            notes.append(f"{state} is not continued from: a checkpoint before it is missing")
-            step = 0
-        elif state is not None:
-            notes.append(f"{recipe.run_name} continues after step {step}")
-        for note in notes:
-            setting.observe(Progress(recipe.run_name, step, recipe.steps.max, None, note=note))
-        _clear(folder, kept if step else set(), keep_states=bool(step))
-    step = round(setting.ranks.total([float(step)])[0])
-    return states.path(step) if step else None
-
-
-def _clear(folder: RunFolder, kept: set[int], *, keep_states: bool) -> None:
-    """Remove what an interrupted run has left beyond the point it continues from."""
-    wanted = {folder.checkpoint(step) for step in kept}
-    wanted |= {folder.manifest_path, folder.recipe_path, folder.log_path} if keep_states else set()
-    wanted |= {States.folder_of(folder.root)} if keep_states else set()
-    for path in folder.root.iterdir() if folder.root.exists() else ():
-        if path not in wanted:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _finish(recorder: Recorder, trainer: StreamTrainer, state: Path | None) -> None:
-    """Train to the end; an interruption and an error leave a state behind.
-
-    Raises:
-        Interrupted: If a signal asked for the end.
-    """
-    try:
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    except Exception as error:
-        kept = _rescue(recorder, trainer)
-        if isinstance(error, OffaxisError):
-            do = f"{error.do}; the last good weights are in {kept}" if kept else error.do
-            raise type(error)(
-                error.where, expected=error.expected, found=error.found, do=do
-            ) from error
-        raise
-    if not recorder.is_done:
-        raise Interrupted(
-            recorder.stop.signal or signal.SIGTERM,
-            f"{recorder.recipe.run_name} is kept as it was after step {recorder.lines[-1]['step']};"
-            " the same command continues from there",
-        )
-
-
-def _rescue(recorder: Recorder, trainer: StreamTrainer) -> Path | None:
-    """Keep the weights of the last whole step, if they are at hand, and say where they are."""
-    with suppress(OffaxisError, RuntimeError):  # what broke the run may hinder this, too
-        if recorder.is_whole and recorder.lines[-1]["step"] and trainer.ranks.count == 1:
-            trainer.keep_state()
-            recorder.write_log()
-    left = trainer.states.latest()
-    steps = recorder.folder.steps()
-    if left is None and steps:
-        return recorder.folder.checkpoint(steps[-1])
-    return left
 
 
 def trained_checkpoint(source: ModelSource, out: Path) -> Path | None:
