@@ -29,9 +29,9 @@ from offaxis.recipe import (
     sources_in,
 )
 from offaxis.runs import RunFolder
+from offaxis.training.folders import model_folder, run_folder
 from offaxis.training.plan import Stage, plan
 from offaxis.training.pool import Job, train_all
-from offaxis.training.run import model_folder, run_folder
 from offaxis.workers import num_cores
 
 # Each arm and whether it is repeated with every training seed.

@@ -21,10 +21,10 @@ from offaxis.objectives.loss import token_loss
 from offaxis.recipe import Recipe, load_recipe
 from offaxis.tasks.base import GeneratedTask
 from offaxis.training import train
+from offaxis.training.folders import trained_checkpoint
 from offaxis.training.heads import fixed_head, head_of
 from offaxis.training.models import start_model
 from offaxis.training.ranks import Ranks, through, whole_state
-from offaxis.training.run import trained_checkpoint
 from offaxis.training.sources import Documents, Rollouts
 
 

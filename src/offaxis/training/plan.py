@@ -7,8 +7,8 @@ from typing import NamedTuple
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
+from offaxis.training.folders import is_finished, model_folder, run_folder, trained_folder
 from offaxis.training.memory import Batch, peak_bytes
-from offaxis.training.run import is_finished, model_folder, run_folder, trained_folder
 from offaxis.training.schedule import evaluated_steps, planned_steps
 from offaxis.training.tasks import generated_task, open_records
 

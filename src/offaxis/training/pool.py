@@ -15,9 +15,10 @@ from rich.console import Console
 from offaxis.console import progress
 from offaxis.errors import Interrupted
 from offaxis.recipe import Recipe
+from offaxis.training.folders import check_writable
 from offaxis.training.plan import Stage
 from offaxis.training.recorder import Progress
-from offaxis.training.run import check_writable, train, train_model
+from offaxis.training.run import train, train_model
 from offaxis.training.stopping import ended_by_sigterm
 from offaxis.workers import worker_pool
 

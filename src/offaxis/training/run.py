@@ -7,59 +7,43 @@ A folder counts as finished when its manifest says so and its checkpoints are th
 says so last. Anything less continues from the state it was left in, or begins again without one.
 """
 
-import platform
-import shutil
-import signal
-import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple
-
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import NamedTuple
 
 from offaxis.catalog import find
-from offaxis.errors import Interrupted, OffaxisError, RecipeError, ResultsError
-from offaxis.files import exclusively, write_text
+from offaxis.errors import Interrupted
+from offaxis.files import write_text
 from offaxis.objectives.base import Objective
 from offaxis.recipe import (
-    ModelSource,
     Recipe,
-    TeacherSource,
-    UpdateSource,
     recipe_hash,
     recipe_text,
 )
 from offaxis.runs import RunFolder
-from offaxis.tasks.base import Task
 from offaxis.training.constraints.building import confine
-from offaxis.training.constraints.sources import find_update
-from offaxis.training.models import start_model
+from offaxis.training.continuing import finish, left_state
+from offaxis.training.folders import (
+    alone,
+    check_writable,
+    is_finished,
+    model_folder,
+    run_folder,
+    trained_folder,
+)
+from offaxis.training.manifest import manifest_of
+from offaxis.training.opening import open_student, open_teacher
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.ranks import Ranks
 from offaxis.training.recorder import Observer, Progress, Recorder
 from offaxis.training.resume import Origin, States, step_of
 from offaxis.training.rollouts import ends_of
 from offaxis.training.samplers import sampler_of
-from offaxis.training.schedule import planned_steps
 from offaxis.training.sources import Documents, Rollouts, Source
 from offaxis.training.stopping import Stop, stoppable
-from offaxis.training.tasks import generated_task, open_records, task_of
-from offaxis.training.teachers import HttpTeacher, shared_tokens
+from offaxis.training.tasks import open_records, task_of
 from offaxis.training.trainer import StreamTrainer
-
-# What a manifest that says finished is read for, with the types it has to have.
-_PROMISED: dict[str, type | tuple[type, ...]] = {
-    "finished": bool,
-    "recipe_hash": str,
-    "steps": list,
-    "accuracy_start": (float, int, NoneType),
-    "accuracy_final": (float, int, NoneType),
-}
 
 
 class _Setting(NamedTuple):
@@ -109,64 +93,9 @@ def _begun(recipe: Recipe, folder: RunFolder, out: Path, observe: Observer | Non
         return _train(recipe, folder, _Setting(out, observe or _nobody, stop, ranks))
 
 
-def run_folder(recipe: Recipe, out: Path) -> RunFolder:
-    """Where the run of a recipe goes."""
-    return RunFolder(out / "runs" / recipe.run_name)
-
-
-def model_folder(recipe: Recipe, out: Path) -> RunFolder:
-    """Where a prerequisite goes: its name and the first digits of its hash."""
-    return RunFolder(out / "models" / f"{recipe.name or recipe.arm}-{recipe_hash(recipe)[:8]}")
-
-
-def check_writable(out: Path) -> None:
-    """Make the folders of runs and models, and write a byte in each before hours depend on it.
-
-    Raises:
-        ResultsError: If that cannot be done.
-    """
-    for folder in (out / "runs", out / "models"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(b"0")
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-
-
-def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
-    """Whether a folder holds this recipe's finished run, all its checkpoints included.
-
-    Raises:
-        RecipeError: If it holds a finished run of another recipe, or no run at all.
-    """
-    if not folder.root.exists():
-        return False
-    if not folder.root.is_dir():
-        raise _occupied(folder, "a file")
-    manifest = folder.manifest()
-    # Hidden files are what a killed process may have left before its first manifest was whole.
-    if manifest is None and any(path.name[0] != "." for path in folder.root.iterdir()):
-        raise _occupied(folder, "files that no run of offaxis has left")
-    if manifest is None:
-        return False
-    wrong = [
-        key
-        for key, kind in _PROMISED.items()
-        if key not in manifest or not isinstance(manifest[key], kind)
-    ]
-    if "finished" not in wrong and not manifest["finished"]:
-        return False
-    if wrong:
-        raise _occupied(folder, f"a manifest without a proper {' and '.join(wrong)}")
-    if manifest["recipe_hash"] != recipe_hash(recipe):
-        raise _occupied(folder, "a finished run of another recipe")
-    return bool(manifest["steps"] == folder.steps())
-
-
 def _train(recipe: Recipe, folder: RunFolder, setting: _Setting) -> RunFolder:
     """Reuse a finished run, or train it from where it was left."""
-    with _alone(folder) if setting.ranks.is_first else nullcontext():
+    with alone(folder) if setting.ranks.is_first else nullcontext():
         setting.ranks.wait()  # whoever holds the lock speaks for all
         if is_finished(folder, recipe):
             return folder
@@ -185,21 +114,21 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
         raise Interrupted(stop.signal, "the same command continues from here")
     records = open_records(recipe)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
-    manifest = _manifest(recipe)
+    manifest = manifest_of(recipe)
     if records is not None:
         manifest["data"] = records.provenance()
     made_by = manifest["versions"] | {"processes": ranks.count}
     states = States(folder.root, Origin(recipe_hash(recipe), made_by))
-    state = _left_state(recipe, folder, states, setting)
+    state = left_state(recipe, folder, states, observe, ranks)
     step = 0 if state is None else step_of(state)
 
     def tell(note: str = "") -> None:
         observe(Progress(recipe.run_name, step, recipe.steps.max, None, note=note))
 
     tell()
-    model, tokenizer = _student(recipe, out)
+    model, tokenizer = open_student(recipe, out)
     task = task_of(recipe, records, tokenizer, ends_of(model, tokenizer))
-    taught = _teacher(recipe, out, task, model, tokenizer)
+    taught = open_teacher(recipe, out, task, model, tokenizer)
     for note in taught.notes:
         tell(note)
     if ranks.is_first:
@@ -240,7 +169,7 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     if state is not None:
         trainer.create_optimizer()  # constraints around its step remember, too
         states.recall(state, ranks)
-    _finish(recorder, trainer, state)
+    finish(recorder, trainer, state)
     outcome = {
         "precision": manifest["precision"] | {"device": trainer.model.device.type},
         "steps": recorder.saved,
@@ -259,207 +188,5 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     ranks.wait()
 
 
-def _student(recipe: Recipe, out: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model a run starts from, in the precision that it is trained in."""
-    start = recipe.start
-    if recipe.resumed is not None:
-        resumed = find_update(recipe.resumed, partial(trained_folder, out=out))
-        start = ModelSource(path=str(resumed.checkpoint))
-    generated, trained = generated_task(recipe), trained_checkpoint(start, out)
-    model, tokenizer = start_model(start, generated, recipe.precision, trained)
-    if recipe.precision.weights == "bfloat16":
-        model.to(torch.bfloat16)
-    return model, tokenizer
-
-
-class _Teacher(NamedTuple):
-    """Who teaches a run: a model here, a server, or nobody; and what a person should know of it."""
-
-    model: PreTrainedModel | None = None
-    scorer: HttpTeacher | None = None
-    num_ids: int | None = None
-    notes: Sequence[str] = ()
-
-
-def _teacher(
-    recipe: Recipe,
-    out: Path,
-    task: Task,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> _Teacher:
-    """Open the teacher and compare its tokens with the student's."""
-    if recipe.teacher is None:
-        return _Teacher()
-    if recipe.teacher.url is not None:
-        problem = task.problem(seed=recipe.evaluation.seed, index=0)
-        scorer = HttpTeacher(recipe.teacher)
-        scorer.check_tokens(tokenizer, [problem.prompt + problem.answer])
-        return _Teacher(scorer=scorer)
-    generated, trained = generated_task(recipe), trained_checkpoint(recipe.teacher, out)
-    teacher, its_tokenizer = start_model(recipe.teacher, generated, recipe.precision, trained)
-    num_ids, notes = shared_tokens(model, tokenizer, teacher, its_tokenizer, recipe.run_name)
-    return _Teacher(teacher, None, num_ids, notes)
-
-
-def _left_state(
-    recipe: Recipe, folder: RunFolder, states: States, setting: _Setting
-) -> Path | None:
-    """The state an interrupted run continues from, its folder as it was then; else an empty one."""
-    step = 0
-    if setting.ranks.is_first:
-        state, notes = states.newest()
-        step = 0 if state is None else step_of(state)
-        kept = {s for s in planned_steps(recipe) if s <= step}
-        if state is not None and not kept <= set(folder.steps()):
-            notes.append(f"{state} is not continued from: a checkpoint before it is missing")
-            step = 0
-        elif state is not None:
-            notes.append(f"{recipe.run_name} continues after step {step}")
-        for note in notes:
-            setting.observe(Progress(recipe.run_name, step, recipe.steps.max, None, note=note))
-        _clear(folder, kept if step else set(), keep_states=bool(step))
-    step = round(setting.ranks.total([float(step)])[0])
-    return states.path(step) if step else None
-
-
-def _clear(folder: RunFolder, kept: set[int], *, keep_states: bool) -> None:
-    """Remove what an interrupted run has left beyond the point it continues from."""
-    wanted = {folder.checkpoint(step) for step in kept}
-    wanted |= {folder.manifest_path, folder.recipe_path, folder.log_path} if keep_states else set()
-    wanted |= {States.folder_of(folder.root)} if keep_states else set()
-    for path in folder.root.iterdir() if folder.root.exists() else ():
-        if path not in wanted:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _finish(recorder: Recorder, trainer: StreamTrainer, state: Path | None) -> None:
-    """Train to the end; an interruption and an error leave a state behind.
-
-    Raises:
-        Interrupted: If a signal asked for the end.
-    """
-    try:
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    except Exception as error:
-        kept = _rescue(recorder, trainer)
-        if isinstance(error, OffaxisError):
-            do = f"{error.do}; the last good weights are in {kept}" if kept else error.do
-            raise type(error)(
-                error.where, expected=error.expected, found=error.found, do=do
-            ) from error
-        raise
-    if not recorder.is_done:
-        raise Interrupted(
-            recorder.stop.signal or signal.SIGTERM,
-            f"{recorder.recipe.run_name} is kept as it was after step {recorder.lines[-1]['step']};"
-            " the same command continues from there",
-        )
-
-
-def _rescue(recorder: Recorder, trainer: StreamTrainer) -> Path | None:
-    """Keep the weights of the last whole step, if they are at hand, and say where they are."""
-    with suppress(OffaxisError, RuntimeError):  # what broke the run may hinder this, too
-        if recorder.is_whole and recorder.lines[-1]["step"] and trainer.ranks.count == 1:
-            trainer.keep_state()
-            recorder.write_log()
-    left = trainer.states.latest()
-    steps = recorder.folder.steps()
-    if left is None and steps:
-        return recorder.folder.checkpoint(steps[-1])
-    return left
-
-
-def trained_checkpoint(source: ModelSource, out: Path) -> Path | None:
-    """The last checkpoint of a source's run, or None where the source is no recipe."""
-    if source.recipe is None:
-        return None
-    folder = trained_folder(source.recipe, out)
-    return folder.checkpoint(folder.steps()[-1])
-
-
-def trained_folder(recipe: Recipe, out: Path) -> RunFolder:
-    """Where a prerequisite is: among the runs if it was finished there, else among the models."""
-    run = run_folder(recipe, out)
-    manifest = run.manifest() or {}
-    is_there = (
-        manifest.get("finished") is True
-        and manifest.get("recipe_hash") == recipe_hash(recipe)
-        and manifest.get("steps") == run.steps()
-    )
-    return run if is_there else model_folder(recipe, out)
-
-
-def _manifest(recipe: Recipe) -> dict[str, Any]:
-    """What a run is, without a clock: two runs of one recipe on one machine write the same."""
-    precision = recipe.precision
-    packages = ("torch", "transformers", "accelerate", "tokenizers", "offaxis")
-    return {
-        "name": recipe.run_name,
-        "arm": recipe.arm,
-        "objective": recipe.objective.kind,
-        "seed": recipe.seed,
-        "anchor": "checkpoint-0",
-        "forward_kl": "KL(checkpoint-0 || model) on samples of checkpoint-0, temperature 1, "
-        "mean per token",
-        "recipe": recipe.resolved(),
-        "recipe_hash": recipe_hash(recipe),
-        "start": _origin(recipe.resumed or recipe.start),
-        "teacher": None if recipe.teacher is None else _taught_by(recipe.teacher),
-        "precision": precision.model_dump(include={"weights", "autocast", "checkpoints"})
-        | ({"rounding": "stochastic"} if precision.stochastic_rounding else {}),
-        "versions": {"python": platform.python_version()}
-        | {package: _version(package) for package in packages},
-    }
-
-
-def _origin(source: ModelSource | UpdateSource) -> dict[str, Any]:
-    """What a model is, in the manifest of a run that uses it."""
-    if source.recipe is not None:
-        recipe = source.recipe
-        origin = {"name": recipe.name or recipe.arm, "recipe_hash": recipe_hash(recipe)}
-        return origin | source.model_dump(include={"step", "fraction"}, exclude_none=True)
-    if source.path is not None:
-        return {"name": Path(source.path).name, "path": source.path}
-    return {"name": "from scratch"}
-
-
-def _taught_by(source: TeacherSource) -> dict[str, Any]:
-    """What the teacher is: as any model, or what serves it."""
-    if source.url is not None:
-        return {"name": source.model or source.url, "url": source.url, "engine": source.engine}
-    return _origin(source)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:  # a source tree that was not installed
-        return "unknown"
-
-
-def _alone(folder: RunFolder) -> AbstractContextManager[None]:
-    """Hold a lock on a folder, so that two processes never train into it; a crash frees it."""
-    return exclusively(folder.root.with_name(f".{folder.root.name}.lock"))
-
-
 def _nobody(_: Progress) -> None:
     """Observe nothing."""
-
-
-def _unwritable(path: Path, error: OSError) -> ResultsError:
-    return ResultsError(
-        str(path),
-        expected="a folder that can be written",
-        found=error.strerror or str(error),
-        do="choose another output folder, or correct its permissions",
-    )
-
-
-def _occupied(folder: RunFolder, found: str) -> RecipeError:
-    return RecipeError(
-        str(folder.root),
-        expected="no folder, or a run of this very recipe",
-        found=found,
-        do="choose another --out or --set name=..., or remove the folder",
-    )
