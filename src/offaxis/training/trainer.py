@@ -177,10 +177,12 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _with_facts(self, rows: Rows, parts: Sequence[slice]) -> Rows:
         """The rows with the facts that the objective reads, taken micro-batch by micro-batch."""
-        if not self.objective.facts:
+        known = rows.batch
+        if all(getattr(known, f"{fact}_BT") is not None for fact in self.objective.facts):
             return rows
+        filled = [rows.part(part) for part in parts if part.start < part.stop]
         with self._autocast():
-            batches = [facts_of(self.model, rows.part(p), self.teacher) for p in parts]
+            batches = [facts_of(self.model, part, self.teacher) for part in filled]
         return replace(rows, batch=joined(rows.batch, batches))
 
     def _split(self, rows: Rows, num_parts: int) -> list[slice]:
