@@ -5,15 +5,17 @@ measurement is a fresh process, both forms in turn. Both return the gradients of
 matrix, so these are no extra of either and are left out of the memory.
 """
 
+import os
 import time
 
 import torch
 
 from memory import alone, forget_peak, status
 from offaxis.objectives.base import Head, Streams, TokenBatch
-from offaxis.objectives.chunks import predicted_peak_bytes
 from offaxis.objectives.divergences import reverse_kl
 from offaxis.objectives.loss import token_loss
+from offaxis.objectives.memory import predicted_peak_bytes
+from offaxis.workers import GIVES_BACK
 from rows import Row, row
 
 TOKENS, VOCABULARY = 1024, 151_936
@@ -24,6 +26,8 @@ Measured = tuple[float, float, float]
 
 def of_whole_vocabulary(width: int) -> list[Row]:
     """Rows for one width of the hidden state."""
+    for name in GIVES_BACK:  # training does without: it would pay in time
+        os.environ.pop(name, None)
     pairs = [(alone(measured, width, False), alone(measured, width, True)) for _ in range(REPEATS)]
     case = f"{TOKENS} x {VOCABULARY}, hidden {width}"
     against = "full logits"

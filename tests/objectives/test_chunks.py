@@ -13,6 +13,7 @@ from offaxis.objectives import chunks
 from offaxis.objectives.base import Head, Streams, TokenBatch
 from offaxis.objectives.divergences import Divergence, reverse_kl
 from offaxis.objectives.loss import token_facts, token_loss
+from offaxis.objectives.memory import predicted_peak_bytes
 
 B, T, D, V = 3, 9, 6, 40
 
@@ -246,15 +247,15 @@ def test_the_predicted_peak_is_what_a_process_holds():
     shape = (512, 100_000, 256)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         held = pool.submit(held_bytes, *shape).result()
-    assert chunks.predicted_peak_bytes(*shape) == pytest.approx(held, rel=0.2)
+    assert predicted_peak_bytes(*shape) == pytest.approx(held, rel=0.2)
 
 
 def test_the_predicted_peak_grows_with_what_is_held_alone():
     def of(**changes):
-        return chunks.predicted_peak_bytes(4096, 151_936, 1024, **changes)
+        return predicted_peak_bytes(4096, 151_936, 1024, **changes)
 
     # A hundred times the tokens hold their hidden states more, and no logits.
-    more = chunks.predicted_peak_bytes(409_600, 151_936, 1024)
+    more = predicted_peak_bytes(409_600, 151_936, 1024)
     assert more - of() == (409_600 - 4096) * 1024 * 12
     assert of(num_heads=1) < of() < of(num_heads=3)
     assert of() - of(is_trained=False) == 151_936 * 1024 * 4

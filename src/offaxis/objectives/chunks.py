@@ -24,8 +24,6 @@ from offaxis.objectives.base import Head
 
 # Entries of the logits of a chunk, and of a piece of it on a CPU: see benchmarks/loss.py.
 _CHUNK, _PIECE = 3 * 2**23, 2**20
-# Tensors of a piece's size that are alive at once while the widest divergence is differentiated.
-_ALIVE = 8
 
 Both = tuple[Float[Tensor, ""], Float[Tensor, "2"]]
 Function = Callable[[Sequence[Float[Tensor, "1 n V"]], slice], Both]
@@ -36,39 +34,9 @@ def tokens_of_chunk(vocabulary: int) -> int:
     return max(1, _CHUNK // vocabulary)
 
 
-def predicted_peak_bytes(
-    num_tokens: int,
-    vocabulary: int,
-    hidden: int,
-    *,
-    num_heads: int = 2,
-    product_bytes: int = 4,
-    on_cpu: bool = True,
-    is_trained: bool = True,
-) -> int:
-    """What the loss holds at its peak beside models and hidden states, gradients included.
-
-    Args:
-        num_tokens: Tokens of a micro-batch that carry a loss.
-        vocabulary: Entries of the vocabulary.
-        hidden: Width of the student's hidden state.
-        num_heads: Models whose logits are read: the student, a teacher, a reference.
-        product_bytes: Bytes of a number under autocast, else of one of the weights.
-        on_cpu: Whether it runs on a CPU, where a chunk is worked on in pieces.
-        is_trained: Whether the output matrix gets a gradient.
-
-    Returns:
-        Bytes; chunked logits, the working set of a piece, the gradients, and lowered copies of the
-        output matrices. Measured peaks are within a fifth (a test compares).
-    """
-    chunk = min(num_tokens, tokens_of_chunk(vocabulary))
-    piece = min(chunk, max(1, _PIECE // vocabulary)) if on_cpu else chunk
-    logits = num_heads * chunk * vocabulary * product_bytes
-    working = _ALIVE * piece * vocabulary * 4
-    states = (num_heads * product_bytes + 4) * num_tokens * hidden
-    matrix = vocabulary * hidden * (4 * is_trained)
-    lowered = num_heads * vocabulary * hidden * product_bytes if product_bytes < 4 else 0
-    return logits + working + states + matrix + lowered
+def tokens_of_piece(chunk_tokens: int, vocabulary: int, *, on_cpu: bool) -> int:
+    """As many tokens of a chunk as fit into a CPU's caches; other devices like one large piece."""
+    return min(chunk_tokens, max(1, _PIECE // vocabulary)) if on_cpu else chunk_tokens
 
 
 def spans(begin: int, end: int, length: int) -> Iterator[slice]:
@@ -167,8 +135,10 @@ def _turned_into_gradient(
     logits: Sequence[Tensor], function: Function, columns: slice, *, wanted: bool
 ) -> Float[Tensor, "3"]:
     """The values of a chunk; its own logits become the gradient of the first one, in place."""
+    num_tokens, vocabulary = logits[0].shape[1:]
+    length = tokens_of_piece(num_tokens, vocabulary, on_cpu=logits[0].is_cpu)
     values = []
-    for piece in spans(0, logits[0].shape[1], _tokens_of_piece(logits[0])):
+    for piece in spans(0, num_tokens, length):
         own, *others = [each[:, piece] for each in logits]
         at = slice(columns.start + piece.start, columns.start + piece.stop)
         leaf = own.detach().requires_grad_(wanted)
@@ -178,12 +148,6 @@ def _turned_into_gradient(
         if wanted:
             own.copy_(torch.autograd.grad(value, leaf)[0])
     return torch.stack(values).sum(0)
-
-
-def _tokens_of_piece(logits_BTV: Tensor) -> int:
-    """As many tokens as fit into the caches of a CPU; other devices like one large piece."""
-    num_tokens, vocabulary = logits_BTV.shape[1:]
-    return max(1, _PIECE // vocabulary) if logits_BTV.is_cpu else num_tokens
 
 
 class _Gradients:

@@ -85,7 +85,8 @@ class Weigher:
         batch = rows.batch
         if facts := self._facts:
             asked = teacher if facts & _OF_TEACHER else None
-            batches = [facts_of(student, rows.part(part), asked, self.num_ids) for part in parts]
+            filled = [rows.part(part) for part in parts if part.start < part.stop]
+            batches = [facts_of(student, part, asked, self.num_ids) for part in filled]
             batch = joined(batch, batches)
         how = self.recipe.rollouts
         if self.objective.rollouts and how.asks_student:
