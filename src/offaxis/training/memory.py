@@ -10,7 +10,7 @@ allocator wastes come on top.
 from typing import NamedTuple
 
 from offaxis.objectives.base import Objective
-from offaxis.objectives.chunks import predicted_peak_bytes
+from offaxis.objectives.memory import predicted_peak_bytes
 from offaxis.recipe import ModelConfig, Recipe
 
 _FLOAT = 4
