@@ -2,6 +2,7 @@
 
     base ──▶ anchor ──▶ sft x3, rlvr x3, rlvr-random x3, rlvr-long
          └─▶ sft-base x3           teacher ──▶ opd x3 (with the anchor)
+    then runs under a changed condition, beside the one whose update or checkpoint they start from
 
 What is finished stays finished: after an interruption the same command goes on from there.
 """
@@ -15,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from offaxis import controls
 from offaxis.catalog import suggestion
 from offaxis.console import messages
+from offaxis.controls import ALL, FEW, Group, described
 from offaxis.errors import UsageError
 from offaxis.recipe import (
     Recipe,
@@ -71,7 +72,7 @@ class Preset:
     seeds: tuple[int, ...]
     changes: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
-    controls: tuple[controls.Group, ...] = ()
+    controls: tuple[Group, ...] = ()
 
 
 _SMALL = (
@@ -84,10 +85,8 @@ _SMALL = (
 _ONE_SEED = "Runs under changed conditions have one seed each: read no small difference from them."
 
 PRESETS = {
-    "default": Preset("The tiny laboratory", (0, 1, 2), {}, (_ONE_SEED,), controls.FEW),
-    "study": Preset(
-        "The tiny laboratory, with controls", (0, 1, 2), {}, (_ONE_SEED,), controls.ALL
-    ),
+    "default": Preset("The tiny laboratory", (0, 1, 2), {}, (_ONE_SEED,), FEW),
+    "study": Preset("The tiny laboratory, with controls", (0, 1, 2), {}, (_ONE_SEED,), ALL),
     "smoke": Preset(
         "The tiny laboratory, smoke test",
         (0,),
@@ -101,6 +100,7 @@ PRESETS = {
             "Smoke preset: a smaller model and far too few steps to learn the task. The page shows "
             "that everything works, not what training does.",
         ),
+        FEW[:1],
     ),
 }
 
@@ -145,7 +145,7 @@ def demo(
     folders = [run_folder(recipe, out).root for recipe in recipes]
     notes = [*_NOTES, *length_note(folders), *chosen.notes]
     study: dict[str, Any] = {"preset": preset, "title": chosen.title, "notes": notes}
-    study |= controls.described(chosen.controls)
+    study |= described(chosen.controls)
     results = out / "results"
     measure_runs(folders, results, study=study, workers=workers, console=console)
     page = write_report(results, out / "report.html")
