@@ -28,7 +28,7 @@ def left_state(
             notes.append(f"{state} is not continued from: a checkpoint before it is missing")
             step = 0
         elif state is not None:
-            notes.append(f"{recipe.run_name} continues after step {step}")
+            notes.append(f"continues after step {step}")
         for note in notes:
             observe(Progress(recipe.run_name, step, recipe.steps.max, None, note=note))
         _clear(folder, kept if step else set(), keep_states=bool(step))

@@ -108,8 +108,6 @@ class _Board:
                 self.bars.console.print(f"{name}: {report.note}")
             if name not in self.shown:
                 self.shown[name] = self.bars.add_task(name, total=report.max_steps)
-            if report.note:
-                self.bars.console.print(report.note)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
             self.bars.update(self.shown[name], completed=report.step, description=f"{name}{known}")
 

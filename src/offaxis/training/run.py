@@ -161,7 +161,8 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     )
     trainer.confinement = confine(trainer, recipe, folder, partial(trained_folder, out=out))
     numbers = trainer.confinement.trainable_numbers
-    tell(f"{numbers:,} trainable numbers")
+    if numbers < model.num_parameters():
+        tell(f"{numbers:,} trainable numbers of {model.num_parameters():,}")
     recorder.draw_ruler()
     states.keep(
         tokenizer, {"recorder": recorder, "source": source, "confinement": trainer.confinement}
