@@ -10,16 +10,20 @@ from offaxis.report.figures import TableView
 from offaxis.report.quantities import MISSING, QUANTITIES, number, with_range
 from offaxis.report.study import Arm, Study
 
-SHOWN = ("norm", "sparsity", "stable_rank")
+SHOWN = ("sparsity", "stable_rank")
 
 # What training logs under a condition, and what the page calls it.
 LOGGED = {
+    "update_norm": "norm of the update",
     "leakage": "outside the subspace",
     "kept_tokens": "tokens kept",
     "age": "age of rollouts (steps)",
     "mismatch_kl_nats": "KL(sampler ‖ student) (nats)",
     "component_cosine": "cosine of the two gradients",
 }
+
+# Below this nothing is to be seen: rollouts of now, sampled in the precision they are learned in.
+LEAST = {"age": 0.5, "mismatch_kl_nats": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def _table(study: Study, group: Mapping[str, Any]) -> TableView | None:
         return None
     arms = [*([free] if free else []), *controls]
     quantities = [QUANTITIES[key] for key in SHOWN]
-    logged = [key for key in LOGGED if any(_last(study, arm, key) for arm in arms)]
+    values = {key: [v for arm in arms for v in _last(study, arm, key)] for key in LOGGED}
+    logged = [key for key, held in values.items() if max(held, default=-1.0) >= LEAST.get(key, 0)]
     head = (
         "run",
         "seeds",
