@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 from offaxis.cli import run
 from offaxis.errors import CheckpointError, OffaxisError, UsageError
 from offaxis.recipe import Evaluation, Precision, recipe_hash
+from offaxis.tasks.base import GeneratedTask
 from offaxis.tasks.chain import chain13
 from offaxis.training import train
 from offaxis.training.evaluation import (
@@ -108,7 +109,7 @@ def test_what_cannot_be_scored_is_counted_and_never_zero(models, tokenizer, monk
     prompts = [chain13.problem(seed=SETTINGS.seed, index=i).prompt for i in range(6)]
     asked = dict.fromkeys(prompts, 0)
 
-    def score(problem):
+    def score(_, problem, completion):
         asked[problem.prompt] += 1
         is_odd = bool(asked[problem.prompt] % 2)
         return (
@@ -117,7 +118,7 @@ def test_what_cannot_be_scored_is_counted_and_never_zero(models, tokenizer, monk
             else 1.0
         )
 
-    monkeypatch.setattr(solving, "_scores", lambda _, problems, __: list(map(score, problems)))
+    monkeypatch.setattr(GeneratedTask, "score", score)
     found = {m.name: m for m in judge(models[0], tokenizer, chain13, SETTINGS)}
     assert {name: (m.value, m.size, m.unscorable) for name, m in found.items()} == {
         "accuracy": (1.0, 4, 2),
@@ -128,7 +129,7 @@ def test_what_cannot_be_scored_is_counted_and_never_zero(models, tokenizer, monk
 
 
 def test_without_a_score_there_is_no_number(models, tokenizer, monkeypatch):
-    monkeypatch.setattr(solving, "_scores", lambda _, problems, __: [None] * len(problems))
+    monkeypatch.setattr(GeneratedTask, "score", lambda *_: None)
     found = judge(models[0], tokenizer, chain13, SETTINGS)
     assert [(m.value, m.low, m.size) for m in found] == [(None, None, 0)] * 3
     assert logged(found)["accuracy"] is None
@@ -207,7 +208,7 @@ def test_a_model_that_caps_its_logits_is_refused(tokenizer):
         attn_implementation="eager",
     )
     model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(CheckpointError, match="gemma2"):
+    with pytest.raises(CheckpointError, match="neither scales nor caps"):
         StartSamples.draw(model, tokenizer, chain13, SETTINGS)
 
 

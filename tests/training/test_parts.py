@@ -10,7 +10,7 @@ from offaxis.training.evaluation import StartSamples, accuracy
 from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.plan import num_parameters, plan
-from offaxis.training.rollouts import complete, ends_of, keyed_randomness, until_end
+from offaxis.training.rollouts import complete, ends_of, until_end
 from offaxis.training.rows import attention_bias, encode, packed
 from offaxis.training.run import train
 from offaxis.training.schedule import checkpoint_steps, evaluated_steps
@@ -32,6 +32,10 @@ def model(base, tokenizer):
 
 def prompts(num, seed=0):
     return [chain13.problem(seed=seed, index=i).prompt for i in range(num)]
+
+
+def keys(count):
+    return [("test", index) for index in range(count)]
 
 
 def test_a_seeded_model_is_the_same_whatever_was_drawn_before(base, tokenizer):
@@ -85,8 +89,15 @@ def test_every_step_reads_new_documents_and_the_same_step_the_same(model, tokeni
 
 
 def test_sampled_log_probabilities_are_those_of_the_model(model, tokenizer):
-    with keyed_randomness("test", 1):
-        drawn = complete(model, tokenizer, prompts(3), max_tokens=6, temperature=1.0, per_prompt=2)
+    drawn = complete(
+        model,
+        tokenizer,
+        prompts(3),
+        max_tokens=6,
+        temperature=1.0,
+        per_prompt=2,
+        keys=keys(3),
+    )
     batch = drawn.rows.batch
     with torch.no_grad():
         log_p = head_of(model, drawn.rows).logits().log_softmax(-1)
@@ -98,9 +109,10 @@ def test_sampled_log_probabilities_are_those_of_the_model(model, tokenizer):
 
 def test_sharing_a_prompt_changes_no_sample(model, tokenizer):
     asked = [prompt for prompt in prompts(2) for _ in range(3)]
-    with keyed_randomness("test", 2):
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
         shared = complete(model, tokenizer, prompts(2), max_tokens=6, temperature=1.0, per_prompt=3)
-    with keyed_randomness("test", 2):
+        torch.manual_seed(2)
         apart = complete(model, tokenizer, asked, max_tokens=6, temperature=1.0)
     assert shared.texts == apart.texts
     assert torch.equal(shared.rows.input_ids_BS, apart.rows.input_ids_BS)
@@ -108,8 +120,9 @@ def test_sharing_a_prompt_changes_no_sample(model, tokenizer):
 
 def test_samples_are_keyed_and_leave_the_generator_alone(model, tokenizer):
     def sample(*key):
-        with keyed_randomness(*key):
-            return complete(model, tokenizer, prompts(4), max_tokens=6, temperature=1.0).texts
+        own = [(*key, index) for index in range(4)]
+        how = {"max_tokens": 6, "temperature": 1.0, "keys": own}
+        return complete(model, tokenizer, prompts(4), **how).texts
 
     state = torch.random.get_rng_state()
     first = sample("rollouts", 0, 1)
@@ -212,8 +225,8 @@ def test_prompts_of_unequal_length_are_completed_as_each_alone(model, tokenizer)
 
 
 def test_log_probabilities_of_unequal_prompts_are_those_of_each_alone(model, tokenizer):
-    with keyed_randomness("test", 3):
-        drawn = complete(model, tokenizer, UNEQUAL, max_tokens=6, temperature=1.0, per_prompt=2)
+    how = {"max_tokens": 6, "temperature": 1.0, "per_prompt": 2, "keys": keys(len(UNEQUAL))}
+    drawn = complete(model, tokenizer, UNEQUAL, **how)
     asked = [prompt for prompt in UNEQUAL for _ in range(2)]
     for prompt, text, (tokens, sampled) in zip(
         asked, drawn.texts, of_own_tokens(drawn.rows), strict=True
@@ -242,8 +255,8 @@ def test_a_model_may_end_by_several_tokens_and_bring_settings_of_its_own(
     model = new_model(config, tokenizer, PRECISION).eval()
 
     def sample():
-        with keyed_randomness("test", 4):
-            return complete(model, tokenizer, prompts(16), max_tokens=19, temperature=1.0)
+        how = {"max_tokens": 19, "temperature": 1.0, "keys": keys(16)}
+        return complete(model, tokenizer, prompts(16), **how)
 
     plain = sample()
     other = tokenizer.convert_tokens_to_ids("+")

@@ -221,8 +221,8 @@ def test_a_state_that_is_torn_or_foreign_is_never_used(stopped, tmp_path, damage
     seen = []
     run = train(recipe, tmp_path, observe=seen.append)
     notes = [p.note for p in seen if p.note]
-    assert len(notes) == 1
-    assert "step-4 is not continued from" in notes[0]
+    (note,) = [note for note in notes if "trainable numbers" not in note]
+    assert "step-4 is not continued from" in note
     assert 1 in [p.step for p in seen]
     assert content(run) == expected
 
@@ -311,9 +311,10 @@ def test_a_loss_that_breaks_leaves_the_weights_before_it(base, tmp_path, monkeyp
     whole = train(recipe, tmp_path / "whole")
     plain = StreamTrainer._loss
 
-    def broken(self, rows, num_tokens):
-        loss = plain(self, rows, num_tokens)
-        return loss * float("nan") if self.state.global_step == 2 else loss
+    def broken(self, *args):
+        loss = plain(self, *args)
+        nan = float("nan") if self.state.global_step == 2 else 1.0
+        return loss._replace(value=loss.value * nan)
 
     monkeypatch.setattr(StreamTrainer, "_loss", broken)
     with pytest.raises(NumericsError, match=r"step 3(.|\n)*\.resume/step-2") as caught:

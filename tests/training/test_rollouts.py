@@ -15,7 +15,7 @@ from offaxis.training.command import time_split
 from offaxis.training.heads import head_of
 from offaxis.training.history import History
 from offaxis.training.models import new_model, task_tokenizer
-from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rollouts import complete
 from offaxis.training.samplers import Generate
 from offaxis.training.sources import Rollouts
 
@@ -93,7 +93,7 @@ def test_each_step_is_sampled_by_exactly_the_student_of_then(
 ):
     recipe = arm("grpo", rollouts=settings)
     drawn, students = walk(recipe, tokenizer, model, range(1, 6))
-    for step, (rows, measures) in drawn.items():
+    for step, (rows, measures, _) in drawn.items():
         expected = sampled_by(students[whose(step)], tokenizer, recipe, step)
         assert same(rows, expected)
         assert measures["age"] == step - whose(step)
@@ -127,7 +127,7 @@ def test_a_continued_source_draws_what_the_undisturbed_one_would(
     again = Rollouts(chain13, tokenizer, recipe)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     rest, _ = walk(recipe, tokenizer, untouched, range(5, 7), again)
-    for step, (rows, measures) in rest.items():
+    for step, (rows, measures, _) in rest.items():
         assert same(rows, whole[step].rows)
         assert torch.equal(rows.batch.rewards_PG, whole[step].rows.batch.rewards_PG)
         assert measures["age"] == whole[step].measures["age"]
@@ -214,6 +214,7 @@ def test_prompts_of_similar_length_are_completed_together():
 
 
 UNEQUAL = ["Qc+0;+5;-a;-9;-5;=", "Q0+0;=", "Q7-9;+b;-5;+1;-c;=", "Q1-2;=", "Q3+4;="]
+KEYS = [("unequal", index) for index in range(len(UNEQUAL))]
 
 
 def test_buckets_are_put_back_in_order_and_do_not_depend_on_theirs(
@@ -221,13 +222,13 @@ def test_buckets_are_put_back_in_order_and_do_not_depend_on_theirs(
 ):
     recipe = arm("grpo", rollouts={"max_tokens": 5})
     sampler = Generate(tokenizer, recipe)
-    one = sampler.sample(model, UNEQUAL, "key", 1)
+    one = sampler.sample(model, UNEQUAL, KEYS)
     from offaxis.training import samplers
 
     plain = samplers.buckets
     assert len(plain([18, 6, 18, 6, 6], max_tokens=5, most=5)) == 2
     monkeypatch.setattr(samplers, "buckets", lambda *a, **k: plain(*a, **k)[::-1])
-    other = sampler.sample(model, UNEQUAL, "key", 1)
+    other = sampler.sample(model, UNEQUAL, KEYS)
     assert one.texts == other.texts
     assert same(one.rows, other.rows)
     for b, text in enumerate(one.texts):
@@ -251,7 +252,7 @@ def test_a_limit_of_rows_is_kept(arm, tokenizer, model, monkeypatch):
         model, "generate", lambda ids, **k: sizes.append(len(ids)) or generate(ids, **k)
     )
     sampler = Generate(tokenizer, arm("grpo", rollouts={"rows": 4}))
-    assert len(sampler.sample(model, UNEQUAL, "key").texts) == 2 * len(UNEQUAL)
+    assert len(sampler.sample(model, UNEQUAL, KEYS).texts) == 2 * len(UNEQUAL)
     assert max(sizes) == 4
 
 
@@ -259,17 +260,16 @@ def test_sampling_stops_when_every_completion_has_ended(tokenizer, model, monkey
     calls = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-    with keyed_randomness("early"):
-        drawn = complete(model, tokenizer, UNEQUAL[:1], max_tokens=900, temperature=1.0)
+    drawn = complete(
+        model, tokenizer, UNEQUAL[:1], max_tokens=900, temperature=1.0, keys=[("early",)]
+    )
     # One call reads the prompt, one gives each token; 900 tokens would overrun the positions.
     assert len(calls) == int(drawn.lengths_B.max()) + 1 < 900
 
 
 def test_only_shared_ids_are_sampled_and_their_probabilities_sum_to_one(tokenizer, model):
-    with keyed_randomness("shared"):
-        drawn = complete(
-            model, tokenizer, UNEQUAL, max_tokens=9, temperature=1.0, per_prompt=4, num_ids=20
-        )
+    how = {"max_tokens": 9, "temperature": 1.0, "per_prompt": 4}
+    drawn = complete(model, tokenizer, UNEQUAL, **how, num_ids=20, keys=KEYS)
     batch = drawn.rows.batch
     assert int(batch.tokens_BT[batch.mask_BT].max()) < 20
     with torch.no_grad():
@@ -323,7 +323,7 @@ def test_an_engine_samples_the_anchor(arm, tokenizer, model):
             how = {"engine": engine, "url": url, "source": "anchor", "model": "tiny"}
             recipe = arm("grpo", rollouts=how)
             source = Rollouts(chain13, tokenizer, recipe)
-            rows, measures = source.draw(model, 1)
+            rows, measures, _ = source.draw(model, 1)
             assert measures["age"] == 0
             assert same(rows, Rollouts(chain13, tokenizer, recipe).draw(model, 1).rows)
             check_recorded(model, rows)
@@ -359,7 +359,7 @@ def test_an_engine_is_given_the_students_weights_before_every_drawing(
         how = {"engine": "sglang", "url": url, "weights": str(tmp_path / "weights")}
         recipe = arm("grpo", rollouts=how)
         drawn, students = walk(recipe, tokenizer, model, range(1, 4))
-        for step, (rows, _) in drawn.items():
+        for step, (rows, *_) in drawn.items():
             check_recorded(students[step], rows)
         paths = [path for path, _ in served.requests]
     assert paths[0] == "/update_weights_from_disk"

@@ -23,7 +23,7 @@ from offaxis.training import run_folder, train
 from offaxis.training.memory import layer_bytes_per_token
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.ranks import Ranks
-from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rollouts import complete
 from offaxis.training.trainer import StreamTrainer
 
 KINDS = ("sft", "opd", "grpo")
@@ -187,7 +187,8 @@ def test_keyed_samples_have_the_models_probabilities(model):
     keyed = complete(
         model, tokenizer, [prompt], max_tokens=1, temperature=0.7, per_prompt=num, keys=[("p", 0)]
     )
-    with keyed_randomness("reference"):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
         plain = complete(model, tokenizer, [prompt], max_tokens=1, temperature=0.7, per_prompt=num)
     ids = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])[None]
     p_V = (model(ids).logits[0, -1].detach() / 0.7).softmax(-1)

@@ -11,8 +11,6 @@ from tests.training.server import serving
 from tokenizers import AddedToken
 
 from offaxis.errors import RecipeError, ServerError, UsageError
-from offaxis.objectives import opd as opd_module
-from offaxis.objectives.base import Streams, missing, objective
 from offaxis.recipe import Precision, TeacherSource, recipe_from
 from offaxis.runs import RunFolder
 from offaxis.tasks.chain import chain13
@@ -20,7 +18,7 @@ from offaxis.training import train
 from offaxis.training.engines import client
 from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, save_model, task_tokenizer
-from offaxis.training.rollouts import complete, keyed_randomness
+from offaxis.training.rollouts import complete
 from offaxis.training.teachers import HttpTeacher, shared_tokens
 
 PRECISION = Precision(autocast="none")
@@ -54,10 +52,9 @@ def source(url, engine, **changes):
 @pytest.fixture
 def rows(student, tokenizer):
     prompts = ["Q0+0;=", "Qc+0;+5;-a;-9;-5;=", "Q7-9;+b;-5;+1;="]
-    with keyed_randomness("teachers"):
-        return complete(
-            student, tokenizer, prompts, max_tokens=9, temperature=1.0, per_prompt=2
-        ).rows
+    keys = [("teachers", index) for index in range(len(prompts))]
+    how = {"max_tokens": 9, "temperature": 1.0, "per_prompt": 2, "keys": keys}
+    return complete(student, tokenizer, prompts, **how).rows
 
 
 def in_process(teacher, rows):
@@ -175,17 +172,18 @@ def test_without_httpx_the_extra_is_named(monkeypatch):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_server_that_splits_texts_otherwise_is_refused(engine, teacher, tokenizer):
-    problem = "".join(chain13.problem(seed=0, index=0))
+    problem = chain13.problem(seed=0, index=0)
+    text = problem.prompt + problem.answer
     with serving(teacher, tokenizer) as (url, served):
         its = HttpTeacher(source(url, engine))
-        its.check_tokens(tokenizer, [problem])
+        its.check_tokens(tokenizer, [text])
 
         def shifted(_, path, answer):
             return 200, {**answer, "tokens": [*answer["tokens"][:3], 77, *answer["tokens"][4:]]}
 
         served.change = shifted
         with pytest.raises(RecipeError, match=r"token 3 of 'Q.* there") as caught:
-            its.check_tokens(tokenizer, [problem])
+            its.check_tokens(tokenizer, [text])
     assert "77" in caught.value.found
 
 
@@ -251,28 +249,14 @@ def test_a_run_with_a_padded_teacher_says_so_once_and_trains(arm, tmp_path, teac
     )
     notes = []
     folder = train(recipe, tmp_path, observe=lambda p: p.note and notes.append(p.note))
-    assert len(notes) == 1
-    assert "student 32 logits" in notes[0]
+    (note,) = [note for note in notes if "trainable numbers" not in note]
+    assert "student 32 logits" in note
     assert all(line["mismatch_kl_nats"] >= 0 for line in folder.log()[1:])
 
 
-def sampled_reverse_kl():
-    """The reverse KL at the sampled token as an advantage: what a served teacher suffices for."""
-
-    @objective(rollouts=True, teacher=True, source="a test")
-    def opd(batch) -> Streams:
-        """Log-ratio of teacher and sampler."""
-        if batch.teacher_logprobs_BT is None or batch.sampled_logprobs_BT is None:
-            raise missing("log-probabilities of the teacher")
-        advantages = batch.teacher_logprobs_BT - batch.sampled_logprobs_BT
-        return Streams(advantages_BT=advantages * batch.mask_BT)
-
-    return opd
-
-
-def served_recipe(arm, url, **changes):
+def served_recipe(arm, url, kind="reverse_kl_by_k1", **changes):
     teacher = {"url": url, "model": "tiny", "engine": "vllm", "deadline_seconds": 0.5}
-    content = arm("grpo").resolved() | {"objective": {"kind": "opd"}, "teacher": teacher}
+    content = arm("grpo").resolved() | {"objective": {"kind": kind}, "teacher": teacher}
     content["rollouts"] |= changes.pop("rollouts", {})
     content["steps"] |= changes.pop("steps", {})
     return recipe_from(content | {"arm": "served", **changes}, "test")
@@ -280,15 +264,15 @@ def served_recipe(arm, url, **changes):
 
 def test_a_divergence_over_the_vocabulary_is_refused_with_the_recipe(arm):
     with pytest.raises(RecipeError, match="not of the whole vocabulary"):
-        served_recipe(arm, "http://127.0.0.1:1")
+        served_recipe(arm, "http://127.0.0.1:1", "opd")
 
 
+@pytest.mark.parametrize("kind", ["reverse_kl_by_k1", "reverse_kl_by_k2", "forward_kl_by_k3"])
 def test_a_run_learns_from_a_served_teacher_and_stops_when_it_stops(
-    arm, teacher, tokenizer, tmp_path, monkeypatch
+    arm, teacher, tokenizer, tmp_path, kind
 ):
-    monkeypatch.setattr(opd_module, "opd", sampled_reverse_kl())
     with serving(teacher, tokenizer) as (url, served):
-        recipe = served_recipe(arm, url, name="whole")
+        recipe = served_recipe(arm, url, kind, name="whole")
         folder = train(recipe, tmp_path)
         manifest = folder.manifest()
         assert manifest["finished"] is True
@@ -297,7 +281,7 @@ def test_a_run_learns_from_a_served_teacher_and_stops_when_it_stops(
         served.requests.clear()
         # The text to compare and two steps are answered, then nothing is.
         served.change = lambda n, _, answer: (200, answer) if n < 4 else (503, {})
-        recipe = served_recipe(arm, url, name="broken", steps={"max": 6})
+        recipe = served_recipe(arm, url, kind, name="broken", steps={"max": 6})
         with pytest.raises(ServerError, match="within"):
             train(recipe, tmp_path)
     broken = RunFolder(tmp_path / "runs" / "broken")
@@ -305,10 +289,7 @@ def test_a_run_learns_from_a_served_teacher_and_stops_when_it_stops(
     assert 2 in broken.steps()
 
 
-def test_a_served_teacher_can_sample_the_rollouts_too(
-    arm, teacher, tokenizer, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(opd_module, "opd", sampled_reverse_kl())
+def test_a_served_teacher_can_sample_the_rollouts_too(arm, teacher, tokenizer, tmp_path):
     with serving(teacher, tokenizer) as (url, served):
         how = {"source": "teacher", "importance": "token"}
         folder = train(served_recipe(arm, url, rollouts=how), tmp_path)

@@ -23,7 +23,7 @@ from transformers import (
 from offaxis.objectives.base import TokenBatch
 from offaxis.training.logprobs import SampledLogprobs
 from offaxis.training.rows import Rows, padding_of
-from offaxis.training.sampling import KeyedSampling, key_of
+from offaxis.training.sampling import KeyedSampling
 
 
 class Completions(NamedTuple):
@@ -38,20 +38,6 @@ class Completions(NamedTuple):
     texts: list[str]
     rows: Rows
     lengths_B: Int[Tensor, "B"]
-
-
-@contextmanager
-def keyed_randomness(*key: object) -> Iterator[None]:
-    """The generator of torch at a state that depends on the key alone, restored afterwards.
-
-    `generate` takes no generator of its own; this makes what it draws independent of what was drawn
-    before, so that a run repeats from any step.
-    """
-    # `manual_seed` seeds the accelerators in use, too, so their states are kept as well.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key_of(*key))
-        yield
 
 
 def complete(
