@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 
 from offaxis.recipe import Optimizer
@@ -35,4 +36,6 @@ def new_optimizer(
     if choice.kind == "sgd":
         return torch.optim.SGD(groups, lr=choice.lr, momentum=choice.momentum)
     betas = (choice.beta1, choice.beta2)
-    return torch.optim.AdamW(groups, lr=choice.lr, betas=betas, eps=choice.epsilon)
+    # One pass over the weights instead of several; for shards torch has no such form on a CPU.
+    is_fused = not any(isinstance(w, DTensor) for w in (*pulled, *free))
+    return torch.optim.AdamW(groups, lr=choice.lr, betas=betas, eps=choice.epsilon, fused=is_fused)
