@@ -10,11 +10,12 @@ from offaxis.training.evaluation import StartSamples, accuracy
 from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.plan import num_parameters, plan
+from offaxis.training.rewarding import rewarded
 from offaxis.training.rollouts import complete, ends_of, until_end
 from offaxis.training.rows import attention_bias, encode, packed
 from offaxis.training.run import train
 from offaxis.training.schedule import checkpoint_steps, evaluated_steps
-from offaxis.training.sources import Documents, rewarded
+from offaxis.training.sources import Documents
 
 PRECISION = Precision(autocast="none")
 
