@@ -13,10 +13,11 @@ from offaxis.tasks.base import Document
 from offaxis.training import plan, train
 from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, save_model
+from offaxis.training.rewarding import rewarded
 from offaxis.training.rollouts import ends_of
 from offaxis.training.rows import encode, packed
 from offaxis.training.run import run_folder
-from offaxis.training.sources import Documents, rewarded
+from offaxis.training.sources import Documents
 from offaxis.training.tasks import open_records, task_of
 
 # As ChatML templates are, with a beginning of text that only the template may write.

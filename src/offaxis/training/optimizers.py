@@ -1,10 +1,9 @@
 """The optimizer of a recipe, over what is trained or held in its place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 
 from offaxis.recipe import Optimizer
@@ -35,7 +34,25 @@ def new_optimizer(
     ]
     if choice.kind == "sgd":
         return torch.optim.SGD(groups, lr=choice.lr, momentum=choice.momentum)
-    betas = (choice.beta1, choice.beta2)
-    # One pass over the weights instead of several; for shards torch has no such form on a CPU.
-    is_fused = not any(isinstance(w, DTensor) for w in (*pulled, *free))
-    return torch.optim.AdamW(groups, lr=choice.lr, betas=betas, eps=choice.epsilon, fused=is_fused)
+    return torch.optim.AdamW(
+        groups,
+        lr=choice.lr,
+        betas=(choice.beta1, choice.beta2),
+        eps=choice.epsilon,
+        fused=_is_fusable([*pulled, *free]) or None,
+    )
+
+
+def _is_fusable(weights: Sequence[Parameter]) -> bool:
+    """Whether torch steps such weights in one pass over the memory; it says so at a step alone."""
+    probes = [
+        torch.zeros(1, device=device, dtype=dtype, requires_grad=True)
+        for device, dtype in {(w.device, w.dtype) for w in weights}
+    ]
+    for probe in probes:
+        probe.grad = torch.zeros_like(probe)
+    try:
+        torch.optim.AdamW(probes, fused=True).step()
+    except RuntimeError:
+        return False
+    return True

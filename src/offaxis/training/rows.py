@@ -7,6 +7,7 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,14 @@ class Rows:
             None if self.streams is None else self.streams.part(rows),
             _each(self.components, lambda streams: streams.part(rows)),
         )
+
+    def split(self, num_parts: int) -> list[slice]:
+        """Parts of about as many rows each, groups of rollouts kept whole; some may be empty."""
+        rewards_PG = self.batch.rewards_PG
+        group = rewards_PG.shape[1] if rewards_PG is not None else 1
+        num_groups = len(self.input_ids_BS) // group
+        edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
     def state_dict(self) -> dict[str, Any]:
         """The content by name, without streams: they are made of it anew."""

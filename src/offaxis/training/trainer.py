@@ -11,28 +11,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
-from offaxis.errors import NumericsError, UsageError
-from offaxis.objectives.base import Head, Objective, Streams
-from offaxis.objectives.loss import Loss, token_loss
+from offaxis.errors import NumericsError
+from offaxis.objectives.base import Objective
 from offaxis.recipe import Recipe
+from offaxis.training.arguments import Steps, no_deepspeed, trainer_arguments
 from offaxis.training.confinement import Confinement
-from offaxis.training.heads import check_head, fixed_head, frozen, head_of, shared
+from offaxis.training.losses import LossModels, loss_of
+from offaxis.training.measures import of_all
 from offaxis.training.mixing import Mixture
 from offaxis.training.optimizers import new_optimizer
 from offaxis.training.ranks import Ranks, through
@@ -40,24 +33,6 @@ from offaxis.training.resume import States
 from offaxis.training.rows import Rows
 from offaxis.training.sources import Drawn, Source
 from offaxis.training.weighing import Weigher
-
-# Measures of which each process has a part; of the others each has its own value.
-_SUMMED = frozenset(
-    {"loss", "entropy_nats", "mismatch_kl_nats", "kept_tokens", "unscorable", "too_long"}
-)
-
-
-class _Steps(Dataset[int]):
-    """The step numbers: Trainer wants something to iterate over, the rows come from the source."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> int:
-        return index
 
 
 class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
@@ -90,31 +65,24 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         num_batches = recipe.steps.max * recipe.optimizer.micro_batches
         super().__init__(
             model=model,
-            args=_arguments(recipe, str(states.making)),
-            train_dataset=_Steps(num_batches * self.ranks.count),
+            args=trainer_arguments(recipe, str(states.making)),
+            train_dataset=Steps(num_batches * self.ranks.count),
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
         if self.is_deepspeed_enabled:
-            raise _no_deepspeed()
+            raise no_deepspeed()
         if recipe.precision.gradient_checkpointing:
             # transformers 5.23 has renamed it, and warns.
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
             next(getattr(model, name) for name in names if hasattr(model, name))()
-        self.recipe, self.source, self.objective = recipe, source, objective
-        self.states = states
-        self.teacher = teacher.eval().to(model.device) if teacher is not None else None
+        self.recipe, self.source, self.states = recipe, source, states
+        self.models = LossModels.of(model, recipe, objective, teacher=teacher, num_ids=num_ids)
         self.weigher = Weigher(recipe, objective, num_ids)
-        self.reference: PreTrainedModel | None = None
-        if objective.reads_reference(recipe.objective.settings):
-            self.reference = frozen(model)
-        for each in (model, teacher):
-            if each is not None:
-                check_head(each, recipe.run_name)
         self.optimizer: torch.optim.Optimizer | None
         self.confinement: Confinement | None = None
         self.measures: dict[str, float] = {}
-        self._drawn_at = self._taught = 0.0
+        self._drawn_at = 0.0
         self._weight = 0
 
     def get_batch_samples(
@@ -127,14 +95,14 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         began = time.perf_counter()
         drawn = self._drawn()
         rows = drawn.rows.to(self.model.device)
-        self._drawn_at, self._taught = time.perf_counter(), 0.0
-        parts = self._split(rows, num_batches)
+        self._drawn_at, self.models.teacher_seconds = time.perf_counter(), 0.0
+        parts = rows.split(num_batches)
         with self._autocast():
             weighed = self.weigher.weigh(
                 rows,
                 parts,
                 student=self.model,
-                teacher=self.teacher,
+                teacher=self.models.teacher,
                 step=self.state.global_step + 1,
                 first_row=drawn.first_row or 0,
             )
@@ -172,10 +140,11 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             return torch.stack([0.0 * w.sum() for w in moved]).sum()
         assert rows.streams is not None
         with self._autocast():
-            heads = self._heads(rows)
-            loss = self._loss(heads, rows, rows.streams, num_tokens)
+            taught = self.models.teacher_seconds
+            heads = self.models.heads(rows)
+            loss = loss_of(heads, rows, rows.streams, num_tokens)
             for name, component in rows.components.items():
-                self.mixture.add(name, self._loss(heads, rows, component.streams, num_tokens).value)
+                self.mixture.add(name, loss_of(heads, rows, component.streams, num_tokens).value)
         value = float(loss.value.detach())
         # Among several processes all have to stop at once: their common gradient tells.
         if self.ranks.count == 1 and not torch.isfinite(loss.value.detach()):
@@ -185,6 +154,8 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._add("entropy_nats", float(loss.entropy_sum_nats) / tokens)
         if rows.batch.sampled_logprobs_BT is not None:
             self._add("mismatch_kl_nats", float(loss.mismatch_sum_nats) / tokens)
+        if "teacher" in heads:
+            self._add("teacher_seconds", self.models.teacher_seconds - taught)
         self._time_training()
         if not rows.components:
             return loss.value
@@ -208,7 +179,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.measures |= self.confinement.measures()
         self._time_training()
         if self.ranks.count > 1:
-            self.measures = _of_all(self.ranks.gathered((self._weight, self.measures)))
+            self.measures = of_all(self.ranks.gathered((self._weight, self.measures)))
         return self.measures
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
@@ -229,6 +200,10 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         parts, num_tokens = self.get_batch_samples(iter(()), num_parts, self.model.device)
         for part in parts:
             self.compute_loss(self.model, part, num_items_in_batch=num_tokens).backward()
+        # Nothing is wrapped yet that would take the mean over the processes.
+        gradients = [w.grad for w in self.model.parameters() if w.grad is not None]
+        self.ranks.add_up(gradients)
+        torch._foreach_div_(gradients, self.ranks.count)
 
     def _clip_grad_norm(self, model: PreTrainedModel) -> Tensor:
         """Stop before a step that would break the weights, while the last good ones are there."""
@@ -256,7 +231,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         try:
             drawn = self.source.draw(self.model, self.state.global_step + 1)
             if drawn.first_row is None:
-                own = self._split(drawn.rows, self.ranks.count)[self.ranks.index]
+                own = drawn.rows.split(self.ranks.count)[self.ranks.index]
                 drawn = drawn._replace(rows=drawn.rows.part(own), first_row=own.start)
             self._weight = len(drawn.rows.input_ids_BS)
             return drawn
@@ -265,35 +240,10 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 raise
             raise self.not_finite("weights that are not finite") from error
 
-    def _heads(self, rows: Rows) -> dict[str, Head]:
-        """What logits are made of: the student's, and of those whose distribution is weighed."""
-        heads = {"student": head_of(self.model, rows)}
-        weighed = [rows.streams, *(component.streams for component in rows.components.values())]
-        if self.teacher is not None and any(s and s.divergence_BT is not None for s in weighed):
-            began = time.perf_counter()
-            heads["teacher"] = fixed_head(self.teacher, rows)
-            self._taught += time.perf_counter() - began
-            self._add("teacher_seconds", time.perf_counter() - began)
-        if self.reference is not None:
-            heads["reference"] = fixed_head(self.reference, rows)
-        return shared(heads, self.weigher.num_ids)
-
-    def _loss(
-        self, heads: dict[str, Head], rows: Rows, streams: Streams, num_tokens: float
-    ) -> Loss:
-        return token_loss(
-            heads["student"],
-            rows.batch,
-            streams,
-            num_tokens=num_tokens,
-            teacher=heads.get("teacher"),
-            reference=heads.get("reference"),
-        )
-
     def _time_training(self) -> None:
         """The seconds since the rows were there, but for those of the teacher."""
         seconds = time.perf_counter() - self._drawn_at
-        self.measures["training_seconds"] = seconds - self._taught
+        self.measures["training_seconds"] = seconds - self.models.teacher_seconds
 
     def _add(self, name: str, value: float) -> None:
         self.measures[name] = self.measures.get(name, 0.0) + value
@@ -302,14 +252,6 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Lower precision for the products only, where the recipe asks for it."""
         enabled = self.recipe.precision.autocast == "bfloat16"
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def _split(self, rows: Rows, num_parts: int) -> list[slice]:
-        """Micro-batches of whole groups."""
-        rewards = rows.batch.rewards_PG
-        group = rewards.shape[1] if rewards is not None else 1
-        num_groups = len(rows.input_ids_BS) // group
-        edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
-        return [slice(a, b) for a, b in pairwise(edges)]
 
     def not_finite(self, found: str) -> NumericsError:
         """The error of a run that left what numbers can hold."""
@@ -320,53 +262,3 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             do="lower optimizer.lr or clip_norm and run again; until then the checkpoints before "
             "this step are kept for inspection",
         )
-
-
-def _of_all(each: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    """The measures of all processes in one; a process may lack what it has nothing to say of."""
-    found: dict[str, float] = {}
-    for name in dict.fromkeys(name for _, measures in each for name in measures):
-        pairs = [(weight, m[name]) for weight, m in each if name in m]
-        if name in _SUMMED:
-            found[name] = sum(value for _, value in pairs)
-        else:
-            total = sum(weight for weight, _ in pairs)
-            found[name] = sum(weight * value for weight, value in pairs) / max(total, 1)
-    return found
-
-
-def _no_deepspeed() -> UsageError:
-    """Refuse what would train, but not as promised."""
-    return UsageError(
-        "the configuration of accelerate",
-        expected="processes that share a step (DDP), or FSDP",
-        found="DeepSpeed, whose engine clips, steps and saves by itself: gradients that are not "
-        "finite would not stop the run, nor would it continue bit for bit",
-        do="choose MULTI_GPU or FSDP in `accelerate config`, or launch with torchrun",
-    )
-
-
-def _arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
-    """Trainer's settings from the recipe's; saving, logging and stopping are the recorder's."""
-    optimizer = recipe.optimizer
-    return TrainingArguments(
-        output_dir=scratch,
-        max_steps=recipe.steps.max,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=optimizer.micro_batches,
-        learning_rate=optimizer.lr,
-        lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[
-            optimizer.schedule
-        ],
-        warmup_steps=optimizer.warmup_steps,
-        max_grad_norm=optimizer.clip_norm,
-        seed=recipe.seed,
-        use_cpu=recipe.precision.device == "cpu" or not torch.accelerator.is_available(),
-        bf16=False,
-        dataloader_pin_memory=False,
-        logging_nan_inf_filter=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )

@@ -54,12 +54,14 @@ def confine(
         other = find_update(choice.of, find_run) if choice.of is not None else None
         starts = {name: update.starts[name] for name in matrices}
         masks = coordinate_masks(choice, starts, other, recipe.seed)
-        write_masks(masks, folder.root)
+        if trainer.ranks.is_first:
+            write_masks(masks, folder.root)
         _freeze(trainer, matrices, choice)
         return Confinement(trainer.model, update, [MaskConstraint(update, masks)])
     norms = find_norms(choice.norm_of, find_run, recipe.steps.max) if choice.norm_of else []
     bases = _bases(choice, trainer, matrices, find_run)
-    write_bases(bases, folder.root)
+    if trainer.ranks.is_first:
+        write_bases(bases, folder.root)
     _freeze(trainer, matrices, choice)
     constraint = SubspaceConstraint(
         update, bases, choice.form, is_two_sided=choice.is_two_sided, norms=norms
