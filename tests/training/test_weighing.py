@@ -108,3 +108,19 @@ def test_a_matched_mixture_has_components_of_one_length():
     torch.testing.assert_close(weight.grad, torch.tensor([1.5 - 2.0, 2.0 + 1.5]))
     assert measures["gradient_norm_other"] == pytest.approx(10.0)
     assert math.isclose(measures["component_cosine"], 0.0, abs_tol=1e-9)
+
+
+def test_a_mixture_survives_fewer_prompts_than_micro_batches():
+    """An empty micro-batch of a step that several processes share adds nothing, and counts."""
+    from offaxis.objectives.base import Component, Streams
+
+    weight = torch.nn.Parameter(torch.zeros(2))
+    mixture = Mixture([weight], 2)
+    components = {"one": Component(1.0, Streams())}
+    mixture.add("one", (weight * torch.tensor([3.0, 4.0])).sum())
+    mixture.finished(torch.zeros(()), components, match=True)[0].backward()
+    assert weight.grad is None
+    loss, measures = mixture.finished(0.0 * weight.sum(), components, match=True)
+    loss.backward()
+    torch.testing.assert_close(weight.grad, torch.tensor([3.0, 4.0]))
+    assert measures["gradient_norm_one"] == pytest.approx(5.0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from offaxis.errors import NumericsError
+from offaxis.errors import NumericsError, RecipeError
 from offaxis.recipe import Recipe
 from offaxis.tasks.base import Task
 from offaxis.training.history import History
@@ -98,6 +98,13 @@ class Rollouts:
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
+        if recipe.data.prompts < self.ranks.count:
+            raise RecipeError(
+                f"run {recipe.run_name}, data.prompts",
+                expected=f"at least {self.ranks.count}, one for each process that shares a step",
+                found=str(recipe.data.prompts),
+                do="raise it, or start fewer processes",
+            )
         self.task, self.tokenizer, self.recipe = task, tokenizer, recipe
         self.teacher, self.scorer = teacher, scorer
         self.sampler = sampler or sampler_of(recipe, tokenizer)

@@ -135,9 +135,20 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _step_loss(self, rows: Rows, num_tokens: float) -> Float[Tensor, ""]:
         """The weighted loss of one micro-batch, divided by what the whole step is divided by."""
-        if not len(rows.input_ids_BS):  # documents fitted into fewer rows than micro-batches
+        if len(rows.input_ids_BS):
+            loss = self._weighed(rows, num_tokens)
+        else:  # there were fewer rows than micro-batches
             moved = [w for w in self.model.parameters() if w.requires_grad]
-            return torch.stack([0.0 * w.sum() for w in moved]).sum()
+            loss = torch.stack([0.0 * w.sum() for w in moved]).sum()
+        if not rows.components:
+            return loss
+        is_matched = self.recipe.objective.settings.get("match_norms")
+        mixed, measures = self.mixture.finished(loss, rows.components, match=is_matched)
+        self.measures |= measures
+        return mixed
+
+    def _weighed(self, rows: Rows, num_tokens: float) -> Float[Tensor, ""]:
+        """The loss of some rows, measured; of a mixture also the gradients of its components."""
         assert rows.streams is not None
         with self._autocast():
             taught = self.models.teacher_seconds
@@ -157,13 +168,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if "teacher" in heads:
             self._add("teacher_seconds", self.models.teacher_seconds - taught)
         self._time_training()
-        if not rows.components:
-            return loss.value
-        mixed, measures = self.mixture.finished(
-            loss.value, rows.components, match=self.recipe.objective.settings.get("match_norms")
-        )
-        self.measures |= measures
-        return mixed
+        return loss.value
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Trainer's estimate needs its own names of the inputs."""
