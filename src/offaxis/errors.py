@@ -13,6 +13,7 @@ OffaxisError
 Interrupted          (KeyboardInterrupt) exit 128 + signal: told to stop, and stopped in good order
 """
 
+from importlib.util import find_spec
 from typing import ClassVar
 
 
@@ -104,3 +105,23 @@ class ServerError(OffaxisError, ConnectionError):
     """A server of a teacher or of rollouts stopped answering, or answered what cannot be used."""
 
     exit_code = 5
+
+
+def require(module: str, extra: str, where: str) -> None:
+    """Refuse to go on without a package of an extra.
+
+    Args:
+        module: What would be imported.
+        extra: The extra that installs it.
+        where: What asked for it.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    if find_spec(module) is None:
+        raise UsageError(
+            where,
+            expected=f"the packages of the extra `{extra}`",
+            found=f"no {module}",
+            do=f"pip install 'offaxis[{extra}]'",
+        )

@@ -347,7 +347,7 @@ def test_the_harness_runs_a_local_task_beside_the_forward_kl(finished, own_task,
 
 
 def test_the_harness_is_an_extra(monkeypatch):
-    monkeypatch.setattr(harness, "find_spec", lambda _: None)
+    monkeypatch.setattr("offaxis.errors.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"offaxis\[evaluate\]"):
         harness.check(harness.Harness(("arc_easy",)))
 

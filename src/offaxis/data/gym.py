@@ -1,12 +1,11 @@
 """Procedural tasks of reasoning-gym as records: no last item, and a verifier of their own."""
 
 from functools import lru_cache
-from importlib.util import find_spec
 from random import Random
 from typing import Any
 
 from offaxis.data.base import Record, is_held_out
-from offaxis.errors import RecipeError, UsageError
+from offaxis.errors import RecipeError, require
 
 # Items are numbered by 30 bits: generators add the number to a seed, and NumPy takes 32 bits.
 _ITEMS = 2**30
@@ -38,13 +37,7 @@ class GymRecords:
     def __init__(
         self, name: str, settings: dict[str, Any], *, threshold: float, held_out: float
     ) -> None:
-        if find_spec("reasoning_gym") is None:
-            raise UsageError(
-                "data.gym",
-                expected="the package of procedural tasks",
-                found="no reasoning-gym",
-                do="pip install 'offaxis[gym]'",
-            )
+        require("reasoning_gym", "gym", "data.gym")
         from reasoning_gym import create_dataset  # noqa: PLC0415 - an extra
         from reasoning_gym.factory import DATASETS  # noqa: PLC0415
 

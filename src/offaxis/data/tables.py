@@ -5,7 +5,6 @@ import mmap
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offaxis.errors import RecipeError, ResultsError, UsageError
+from offaxis.errors import RecipeError, ResultsError, require
 
 # Rows that are decoded at a time while a Parquet file is made readable in any order.
 _BATCH = 1024
@@ -160,13 +159,7 @@ class _DatasetsFolder:
     """A folder of `Dataset.save_to_disk`: Arrow files, mapped into memory."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        if find_spec("datasets") is None:
-            raise UsageError(
-                str(path),
-                expected="the package that reads such folders",
-                found="no datasets",
-                do="pip install 'offaxis[data]'",
-            )
+        require("datasets", "data", str(path))
         from datasets import Dataset, load_from_disk  # noqa: PLC0415 - an extra
 
         self.path = path

@@ -4,12 +4,11 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, PositiveInt
 
-from offaxis.errors import UsageError
+from offaxis.errors import require
 from offaxis.rewards.base import Scorer, reward
 from offaxis.tasks.base import Document
 
@@ -111,13 +110,7 @@ def code(
     Raises:
         UsageError: If httpx is not installed.
     """
-    if find_spec("httpx") is None:
-        raise UsageError(
-            "rewards.kind",
-            expected="the package that talks to the sandbox",
-            found="no httpx",
-            do="pip install 'offaxis[http]'",
-        )
+    require("httpx", "http", "rewards.kind")
     return judged_by(HttpRunner(url, language, deadline_seconds), threshold, concurrency)
 
 

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from offaxis.errors import UsageError
+from offaxis.errors import require
 from offaxis.rewards.base import Scorer, reward
 from offaxis.rewards.deadlines import DeadlinePool
 from offaxis.tasks.base import Document
@@ -31,13 +30,7 @@ def math(*, deadline_seconds: Seconds = 10.0, workers: PositiveInt = 2) -> Score
     Raises:
         UsageError: If math-verify is not installed.
     """
-    if find_spec("math_verify") is None:
-        raise UsageError(
-            "rewards.kind",
-            expected="the package that compares mathematics",
-            found="no math-verify",
-            do="pip install 'offaxis[math]'",
-        )
+    require("math_verify", "math", "rewards.kind")
     pool = DeadlinePool(compare, seconds=deadline_seconds, workers=workers)
 
     def scores(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from offaxis.errors import ServerError, UsageError
+from offaxis.errors import ServerError, require
 from offaxis.training.engines.formats import Format, Json, Request, Sample, Sampling
 from offaxis.training.engines.sglang import Sglang
 from offaxis.training.engines.vllm import Vllm
@@ -37,15 +37,9 @@ class Server:
     """
 
     def __init__(self, url: str, engine: str, model: str, deadline_seconds: float) -> None:
-        try:
-            import httpx  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise UsageError(
-                url,
-                expected="the package of the extra `http`",
-                found="no httpx",
-                do="pip install 'offaxis[http]'",
-            ) from error
+        require("httpx", "http", url)
+        import httpx  # noqa: PLC0415 - an extra
+
         self.url, self.deadline_seconds = url.rstrip("/").removesuffix("/v1"), deadline_seconds
         self.format: Format = Vllm(model) if engine == "vllm" else Sglang()
         self._client = httpx.Client()

@@ -3,7 +3,6 @@
 import logging
 import math
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from scipy.special import ndtri
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from offaxis.catalog import suggestion
-from offaxis.errors import UsageError
+from offaxis.errors import UsageError, require
 from offaxis.training.evaluation.metrics import CONFIDENCE, Metric
 
 # Requests of one forward pass.
@@ -38,13 +37,7 @@ def check(harness: Harness) -> Any:  # noqa: ANN401 - lm-eval has no types
     Raises:
         UsageError: If lm-eval is not installed, or a folder or a task is not there.
     """
-    if find_spec("lm_eval") is None:
-        raise UsageError(
-            "--harness",
-            expected="the packages of the extra `evaluate`",
-            found="no lm_eval",
-            do="pip install 'offaxis[evaluate]'",
-        )
+    require("lm_eval", "evaluate", "--harness")
     if harness.limit is not None and harness.limit < 1:
         raise UsageError(
             "--limit",
