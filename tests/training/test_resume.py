@@ -1,5 +1,6 @@
 """Interrupted anywhere, the same command goes on bit for bit; what breaks a run leaves a state."""
 
+import copy
 import json
 import multiprocessing
 import os
@@ -94,6 +95,8 @@ def test_killed_at_any_moment_a_run_continues_bit_for_bit(undisturbed, place):
     assert any(f"{recipe.run_name} continues after step" in note for note in notes)
 
 
+SUBSPACE = {"rank": 2, "basis": "random", "start": "anchor"}
+
 # Every control there is, as changes to the recipe of an arm: each has to survive being killed.
 CONTROLS = {
     "sft": {},
@@ -102,14 +105,65 @@ CONTROLS = {
     "sft, split": {"optimizer": {"micro_batches": 3}},
     "opd, computed twice": {"precision": {"gradient_checkpointing": True}},
     "grpo, judged": {"rewards": {"kind": "verifier"}, "steps": {"check_every": 2}},
+    "grpo, stale": {
+        "rollouts": {"source": "stale", "lag": 2, "importance": "token", "proximal": "student"}
+    },
+    "opd, anchor": {
+        "rollouts": {"source": "anchor", "importance": "sequence", "proximal": "student"}
+    },
+    "grpo, reused": {"rollouts": {"reuse": 2}},
+    "opd, tokens": {"tokens": {"keep": 0.5, "by": "random"}},
+    "opd, mixed": {
+        "objective": {"kind": "mixed", "match_norms": True},
+        "rewards": {"kind": "random"},
+        "optimizer": {"micro_batches": 2},
+    },
+    "sft, momentum": {"optimizer": {"kind": "sgd"}},
+    "sft, core": {"subspace": SUBSPACE | {"form": "core"}},
+    "sft, project": {
+        "subspace": SUBSPACE | {"form": "project", "sides": "both", "norm_of": "another run"}
+    },
+    # The basis is made of the first drawing, which two steps share, of weights that are kept.
+    "grpo, gradient": {
+        "subspace": SUBSPACE | {"form": "right", "basis": "gradient"},
+        "rollouts": {"reuse": 2, "source": "stale", "lag": 1},
+    },
+    "sft, mask": {"mask": {"kind": "random", "density": 0.5}},
+    "opd, bfloat16": {"precision": {"weights": "bfloat16", "stochastic_rounding": True}},
 }
+SHORT = ("grpo, stale", "sft, project", "grpo, gradient", "opd, mixed", "opd, bfloat16")
+
+
+def controlled(arm, control):
+    changes = copy.deepcopy(CONTROLS[control])
+    if "norm_of" in changes.get("subspace", {}):
+        other = arm("sft", name="other", steps={"max": STEPS})
+        changes["subspace"]["norm_of"] = {"recipe": other.resolved()}
+    return long(arm, control.partition(",")[0], **changes)
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        pytest.param(control, marks=() if control in SHORT else pytest.mark.trials)
+        for control in CONTROLS
+    ],
+)
+def test_stopped_in_its_middle_every_control_continues_bit_for_bit(arm, tmp_path, control):
+    recipe = controlled(arm, control)
+    expected = content(train(recipe, tmp_path / "undisturbed"))
+    shutil.copytree(tmp_path / "undisturbed" / "models", tmp_path / "models")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path, observe=stopping(signal.SIGTERM, 3))
+    assert state_step(recipe, tmp_path) == 3
+    assert content(train(recipe, tmp_path)) == expected
 
 
 @pytest.mark.trials
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("trial", range(4))
 def test_killed_again_and_again_every_control_continues(arm, tmp_path, control, trial):
-    recipe = long(arm, control.partition(",")[0], **CONTROLS[control])
+    recipe = controlled(arm, control)
     expected = content(train(recipe, tmp_path / "undisturbed"))
     moment = random.Random(f"{control}/{trial}")
     for after in sorted(moment.choices(range(STEPS), k=5)):
@@ -119,7 +173,8 @@ def test_killed_again_and_again_every_control_continues(arm, tmp_path, control, 
 
 def stopping(number, at):
     def observe(progress):
-        if progress.step == at and progress.run == "sft-s0" and not progress.note:
+        is_model = progress.run in ("base-s0", "teacher-s9", "other")
+        if progress.step == at and not is_model and not progress.note:
             os.kill(os.getpid(), number)
 
     return observe
