@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.two_processes import OPTIMIZERS, by_hand
+from tests.training.two_processes import KINDS, OPTIMIZERS, by_hand
 
 from offaxis.errors import UsageError
 from offaxis.recipe import recipe_text
@@ -26,15 +26,30 @@ from offaxis.training.ranks import Ranks
 from offaxis.training.rollouts import complete
 from offaxis.training.trainer import StreamTrainer
 
-KINDS = ("sft", "opd", "grpo")
 PLAIN = {"precision": {"autocast": "none"}}
 PROMPTS = {"data": {"prompts": 5}}
+# What is made of sums over the whole step, or of draws that are keyed by its rows.
+CONTROLS = {
+    "opd mixed": PROMPTS
+    | {"objective": {"kind": "mixed", "match_norms": True}, "rewards": {"kind": "random"}},
+    "opd tokens": PROMPTS | {"tokens": {"keep": 0.5, "by": "random"}},
+    "sft core": {"subspace": {"form": "core", "rank": 2, "basis": "gradient", "start": "anchor"}},
+}
+# What the log says of the whole step, whoever took which part of it.
+COMMON = {
+    *("loss", "tokens", "reward", "response_length", "entropy_nats", "kept_tokens", "update_norm"),
+    *("gradient_norm_opd", "gradient_norm_grpo", "component_cosine"),
+}
 
 
 @pytest.fixture(scope="module")
 def recipes(arm):
     """What one and two processes train; five prompts do not split evenly."""
-    return {kind: arm(kind, **PLAIN, **({} if kind == "sft" else PROMPTS)) for kind in KINDS}
+    found = {kind: arm(kind, **PLAIN, **({} if kind == "sft" else PROMPTS)) for kind in KINDS}
+    return found | {
+        name: arm(name.split()[0], name=name.replace(" ", "-"), **PLAIN, **changes)
+        for name, changes in CONTROLS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +101,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *CONTROLS])
 def test_two_processes_train_the_weights_of_one(alone, together, recipes, kind):
     run, found = alone[0][kind], run_folder(recipes[kind], together)
     start, last = weights(run.checkpoint(0)), weights(run.checkpoint(3))
@@ -94,7 +109,7 @@ def test_two_processes_train_the_weights_of_one(alone, together, recipes, kind):
     assert_same(weights(found.checkpoint(3)), last)
     for mine, theirs in zip(found.log(), run.log(), strict=True):
         assert mine.keys() == theirs.keys()
-        for key in mine.keys() & {"loss", "tokens", "reward", "response_length", "entropy_nats"}:
+        for key in mine.keys() & COMMON:
             assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), key
     assert found.manifest()["finished"] is True
 

@@ -2,8 +2,8 @@
 
     python two_processes.py RECIPES OUT
 
-trains every recipe of a folder as `offaxis train` does under torchrun, then again by hand on a
-model that torch's `fully_shard` has split.
+trains every recipe of a folder as `offaxis train` does under torchrun, then those of the three
+objectives again by hand on a model that torch's `fully_shard` has split.
 """
 
 import sys
@@ -18,22 +18,42 @@ from torch.distributed.fsdp import fully_shard
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.objectives.loss import token_loss
-from offaxis.recipe import Recipe, load_recipe
+from offaxis.recipe import Optimizer, Recipe, load_recipe
 from offaxis.tasks.base import GeneratedTask
 from offaxis.training import train
+from offaxis.training.confinement import Confinement
+from offaxis.training.constraints.bases import random_bases
+from offaxis.training.constraints.subspace import SubspaceConstraint
 from offaxis.training.folders import trained_checkpoint
 from offaxis.training.heads import fixed_head, head_of
 from offaxis.training.models import start_model
+from offaxis.training.optimizers import new_optimizer
 from offaxis.training.ranks import Ranks, through, whole_state
 from offaxis.training.sources import Documents, Rollouts
+from offaxis.training.updates import Update, layer_matrices
+
+KINDS = ("sft", "opd", "grpo")
 
 
-def plain(parameters):
-    """What an optimizer holds where nothing constrains the weights."""
-    return torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
+def plain(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW where nothing constrains the weights."""
+    return new_optimizer(Optimizer(lr=1e-2), model, {}, [])
 
 
-OPTIMIZERS = {"adamw": plain}
+def in_core(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over the cores of random subspaces of the layer matrices, with all else frozen."""
+    update = Update(layer_matrices(model))
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in update.weights)
+    bases = random_bases(update.weights, 4, seed=0)
+    constraint = SubspaceConstraint(update, bases, "core", is_two_sided=True)
+    confinement = Confinement(model, update, [constraint], constraint.held())
+    optimizer = new_optimizer(Optimizer(lr=1e-2), model, confinement.held, [])
+    confinement.attach(optimizer)
+    return optimizer
+
+
+OPTIMIZERS = {"adamw": plain, "core": in_core}
 
 
 def sharded(model: nn.Module) -> nn.Module:
@@ -53,7 +73,7 @@ def by_hand(recipe: Recipe, out: Path, optimizer: str, ranks: Ranks, wrap=lambda
         start_model(s, task, recipe.precision, trained_checkpoint(s, out)) for s in sources
     ]
     model, teacher = wrap(model), others[0][0] if others else None
-    moving = OPTIMIZERS[optimizer](model.parameters())
+    moving = OPTIMIZERS[optimizer](model)
     if objective.rollouts:
         source = Rollouts(task, tokenizer, recipe, ranks=ranks)
     else:
@@ -79,7 +99,7 @@ def by_hand(recipe: Recipe, out: Path, optimizer: str, ranks: Ranks, wrap=lambda
 
         (ranks.count * through(model, model, loss)).backward()
         moving.step()
-        moving.zero_grad()
+        model.zero_grad()
     return whole_state(model) or {name: w.detach() for name, w in model.named_parameters()}
 
 
@@ -89,7 +109,8 @@ def main(recipes: Path, out: Path) -> None:
     for recipe in loaded.values():
         train(recipe, out)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
-    for name, recipe in loaded.items():
+    for name in KINDS:
+        recipe = loaded[name]
         for optimizer in OPTIMIZERS:
             weights = by_hand(recipe, out, optimizer, ranks, sharded)
             if ranks.is_first:
