@@ -33,7 +33,11 @@ CONTROLS = {
     "opd mixed": PROMPTS
     | {"objective": {"kind": "mixed", "match_norms": True}, "rewards": {"kind": "random"}},
     "opd tokens": PROMPTS | {"tokens": {"keep": 0.5, "by": "random"}},
-    "sft core": {"subspace": {"form": "core", "rank": 2, "basis": "gradient", "start": "anchor"}},
+    # A gradient is diagonal in its own basis: AdamW would make steps of the rounding beside it.
+    "sft core": {
+        "subspace": {"form": "core", "rank": 2, "basis": "gradient", "start": "anchor"},
+        "optimizer": {"kind": "sgd", "lr": 0.3},
+    },
 }
 # What the log says of the whole step, whoever took which part of it.
 COMMON = {
