@@ -48,23 +48,23 @@ def phases(folder: Path, tier: Tier) -> tuple[float, float]:
     """Peaks above start while an anchor is prepared, and while a checkpoint is measured."""
     torch.set_num_threads(1)
     _measured(folder / "warm", tier)
-    start = _status("VmRSS")
+    start = status("VmRSS")
     anchor, checkpoint, size = _measured(folder / "made", tier)
     return (anchor - start) / size, (checkpoint - start) / size
 
 
 def _measured(folder: Path, tier: Tier) -> tuple[int, int, int]:
     (name,) = layers(1, _WARM)
-    _forget_peak()
+    forget_peak()
     tested = Tested(tier, open_checkpoint(folder / "anchor").read(name))
     tested.prepare()
     assert tested.anchor is not None
-    anchor = _status("VmHWM")
-    _forget_peak()
+    anchor = status("VmHWM")
+    forget_peak()
     reader = open_checkpoint(folder / "run/checkpoint-1")
     held = Stored(lambda: reader.read(name), torch.bfloat16, "float32")
     evaluate(tested.anchor, held, tested.chosen, {}, Options().draws_for("bench"))
-    return anchor, _status("VmHWM"), tested.W.nbytes
+    return anchor, status("VmHWM"), tested.W.nbytes
 
 
 def flatness() -> list[Row]:
@@ -96,10 +96,12 @@ def worker_peak(folder: Path) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
-def _status(name: str) -> int:
+def status(name: str) -> int:
+    """Bytes that the system counts for this process: `VmRSS` now, `VmHWM` at the peak."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Let the peak begin anew."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")

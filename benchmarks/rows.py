@@ -70,9 +70,9 @@ def named(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], spread: str = "min - max") -> str:
     lines = [
-        "| what | against | case | CPU s | figure | min - max | goal | met |",
+        f"| what | against | case | CPU s | figure | {spread} | goal | met |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 import elementwise
+import loss
 import memory
 import parallel
 import tiers
@@ -54,6 +55,7 @@ def subjects(*, large: bool) -> Mapping[str, list[tuple[Subject, tuple[object, .
         "largest": [(tiers.largest_value, (SQUARE, repeats))],
         "elementwise": [(elementwise_rows, ())],
         "memory": [*((memory.of_one_matrix, (shape,)) for shape in shapes), (memory.flatness, ())],
+        "loss": [(loss.of_whole_vocabulary, (width,)) for width in (1024, 128)],
         "parallel": [(parallel.speed_up, ())],
     }
 

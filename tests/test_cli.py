@@ -14,6 +14,18 @@ from tests.models import anchor_weights, save, save_run
 VERBS = {
     "demo": {"--out", "--preset", "--workers", "--dry-run", "--json"},
     "train": {"--recipe", "--out", "--set", "--dry-run", "--json"},
+    "evaluate": {
+        "--paths",
+        "--recipe",
+        "--set",
+        "--anchor",
+        "--step",
+        "--harness",
+        "--limit",
+        "--include-path",
+        "--out",
+        "--json",
+    },
     "measure": {
         "--paths",
         "--out",
@@ -32,6 +44,7 @@ VERBS = {
         "--dry-run",
         "--json",
     },
+    "export": {"--run", "--out", "--checkpoint", "--json"},
     "report": {"--results", "--out", "--json"},
     "list": {"--json"},
 }
@@ -88,6 +101,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture) ->
         ["measure", "x", "--set", "similarity.K=[]"],
         ["demo", "--preset", "huge"],
         ["train"],
+        ["evaluate"],
         ["report"],
     ],
 )
@@ -103,7 +117,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(capsys: pytest.CaptureFixtu
     assert "did you mean rotation.k" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["measure", "report", "train"])
+@pytest.mark.parametrize("verb", ["measure", "report", "train", "evaluate"])
 def test_a_missing_path_is_one_message(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from offaxis.errors import OffaxisError, UsageError
+from offaxis.errors import Interrupted, OffaxisError, UsageError
 
 app = App(
     name="offaxis",
@@ -22,7 +23,7 @@ app = App(
 INTERRUPTED = 130
 
 Storage = Literal["stored", "bf16"]
-Preset = Literal["smoke", "default"]
+Preset = Literal["smoke", "default", "study"]
 Tier = Literal["exact", "fast"]
 Engine = Literal["pool", "torchrun", "ray"]
 
@@ -42,7 +43,7 @@ Workers = Annotated[
 def main() -> None:
     """Run the command line and leave with its exit code."""
     code = run(sys.argv[1:])
-    if code == INTERRUPTED:
+    if code > INTERRUPTED - signal.SIGINT:
         # What an interrupted pool has left behind must not be waited for.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -59,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except CycloptsError:
         return UsageError.exit_code
+    except Interrupted as stopped:
+        print(f"offaxis: interrupted; {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("offaxis: interrupted; what was finished is kept", file=sys.stderr)
         return INTERRUPTED
@@ -105,6 +109,68 @@ def train(
     from offaxis.training import train_command
 
     _say(train_command(recipe, overrides, out, dry_run=dry_run), as_json)
+
+
+@app.command
+def export(
+    run: Annotated[Path, Parameter(help="The folder of a run trained in a subspace.")],
+    *,
+    out: Annotated[Path, Parameter(help="The adapter's folder, which must not exist yet.")],
+    checkpoint: Annotated[int | None, Parameter(help="The step; the last by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run in a subspace as the LoRA adapter on its start that it is exactly."""
+    from offaxis.training import export_adapter
+
+    _say(export_adapter(run, out, checkpoint), as_json)
+
+
+@app.command
+def evaluate(
+    paths: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Models, runs or checkpoints.", negative="", required=True),
+    ],
+    *,
+    recipe: Annotated[
+        Path | None, Parameter(help="The task and how to judge; the run's own by default.")
+    ] = None,
+    overrides: Set = (),
+    anchor: Annotated[
+        Path | None,
+        Parameter(help="The model the forward KL is measured from; the run's checkpoint-0."),
+    ] = None,
+    step: Annotated[
+        tuple[int, ...], Parameter(negative="", help="Only these checkpoints of a run; repeatable.")
+    ] = (),
+    harness: Annotated[
+        str | None, Parameter(help="TASK[,TASK] of lm-eval, instead of the recipe's problems.")
+    ] = None,
+    limit: Annotated[int | None, Parameter(help="Documents of each task of --harness.")] = None,
+    include_path: Annotated[
+        Path | None, Parameter(help="A folder of YAML tasks for --harness.")
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Write the rows to this .jsonl or .parquet file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge models: accuracy, avg@k, pass@k, and how far they went from their anchor."""
+    from offaxis.training import Choices, Harness, as_table, evaluate_command
+
+    if harness is None and (limit is not None or include_path is not None):
+        raise UsageError(
+            "--limit, --include-path",
+            expected="--harness TASK beside them",
+            found="none",
+            do="name the tasks of lm-eval, or set evaluation.problems with --set",
+        )
+    asked = None
+    if harness is not None:
+        asked = Harness(tuple(harness.split(",")), limit, include_path)
+    choices = Choices(recipe, overrides, anchor, step)
+    found = evaluate_command(paths, choices, harness=asked, out=out)
+    _say(found, True) if as_json else print(as_table(found))
 
 
 @app.command

@@ -2,6 +2,7 @@
 
     base ──▶ anchor ──▶ sft x3, rlvr x3, rlvr-random x3, rlvr-long
          └─▶ sft-base x3           teacher ──▶ opd x3 (with the anchor)
+    then runs under a changed condition, beside the one whose update or checkpoint they start from
 
 What is finished stays finished: after an interruption the same command goes on from there.
 """
@@ -17,12 +18,21 @@ from rich.table import Table
 
 from offaxis.catalog import suggestion
 from offaxis.console import messages
+from offaxis.controls import ALL, FEW, Group, described
 from offaxis.errors import UsageError
-from offaxis.recipe import Recipe, apply_override, load_recipe, recipe_from, recipes_folder
+from offaxis.recipe import (
+    Recipe,
+    apply_override,
+    load_recipe,
+    recipe_from,
+    recipe_hash,
+    recipes_folder,
+    sources_in,
+)
 from offaxis.runs import RunFolder
+from offaxis.training.folders import model_folder, run_folder
 from offaxis.training.plan import Stage, plan
 from offaxis.training.pool import Job, train_all
-from offaxis.training.run import model_folder, run_folder
 from offaxis.workers import num_cores
 
 # Each arm and whether it is repeated with every training seed.
@@ -55,12 +65,14 @@ class Preset:
         seeds: The training seeds.
         changes: Overrides for every recipe of an arm's name ("*": for all), prerequisites included.
         notes: What the page has to say about the preset.
+        controls: The runs under changed conditions, one seed each.
     """
 
     title: str
     seeds: tuple[int, ...]
     changes: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
+    controls: tuple[Group, ...] = ()
 
 
 _SMALL = (
@@ -70,8 +82,11 @@ _SMALL = (
     "start.config.num_key_value_heads=1",
 )
 
+_ONE_SEED = "Runs under changed conditions have one seed each: read no small difference from them."
+
 PRESETS = {
-    "default": Preset("The tiny laboratory", (0, 1, 2), {}),
+    "default": Preset("The tiny laboratory", (0, 1, 2), {}, (_ONE_SEED,), FEW),
+    "study": Preset("The tiny laboratory, with controls", (0, 1, 2), {}, (_ONE_SEED,), ALL),
     "smoke": Preset(
         "The tiny laboratory, smoke test",
         (0,),
@@ -85,6 +100,7 @@ PRESETS = {
             "Smoke preset: a smaller model and far too few steps to learn the task. The page shows "
             "that everything works, not what training does.",
         ),
+        FEW[:1],
     ),
 }
 
@@ -128,7 +144,8 @@ def demo(
 
     folders = [run_folder(recipe, out).root for recipe in recipes]
     notes = [*_NOTES, *length_note(folders), *chosen.notes]
-    study = {"preset": preset, "title": chosen.title, "notes": notes}
+    study: dict[str, Any] = {"preset": preset, "title": chosen.title, "notes": notes}
+    study |= described(chosen.controls)
     results = out / "results"
     measure_runs(folders, results, study=study, workers=workers, console=console)
     page = write_report(results, out / "report.html")
@@ -162,21 +179,29 @@ def length_note(folders: Sequence[Path]) -> list[str]:
 
 
 def demo_recipes(preset: Preset) -> list[Recipe]:
-    """The recipes of every run of a preset, arm by arm."""
+    """The recipes of every run of a preset, arm by arm, then the controls."""
     folder = recipes_folder() / "tiny"
-    return [
-        _resized(load_recipe(folder / f"{arm}.toml", [f"seed={seed}"]), preset)
+    arms = [
+        load_recipe(folder / f"{arm}.toml", [f"seed={seed}"])
         for arm, is_repeated in ARMS.items()
         for seed in (preset.seeds if is_repeated else preset.seeds[:1])
     ]
+    changed = [
+        load_recipe(folder / "controls" / f"{arm}.toml")
+        for group in preset.controls
+        for arm in group.labels
+    ]
+    return [_resized(recipe, preset) for recipe in (*arms, *changed)]
 
 
 def demo_jobs(recipes: Sequence[Recipe], out: Path) -> dict[str, Job]:
     """What there is to train, each prerequisite once, with what it waits for."""
     jobs: dict[str, Job] = {}
+    runs = {recipe_hash(recipe) for recipe in recipes}
 
-    def add(recipe: Recipe, is_run: bool) -> str:
-        needs = tuple(add(prerequisite, False) for prerequisite in recipe.prerequisites)
+    def add(recipe: Recipe) -> str:
+        is_run = recipe_hash(recipe) in runs
+        needs = tuple(add(prerequisite) for prerequisite in recipe.prerequisites)
         name = run_folder(recipe, out).root.name if is_run else model_folder(recipe, out).root.name
         if name not in jobs:
             stage = plan(recipe, out, is_run=is_run)[-1]
@@ -184,7 +209,7 @@ def demo_jobs(recipes: Sequence[Recipe], out: Path) -> dict[str, Job]:
         return name
 
     for recipe in recipes:
-        add(recipe, True)
+        add(recipe)
     return jobs
 
 
@@ -229,6 +254,6 @@ def _change(content: dict[str, Any], preset: Preset) -> None:
     """Apply the preset's changes to a recipe's content and to those inside it."""
     for override in (*preset.changes.get("*", ()), *preset.changes.get(content["arm"], ())):
         apply_override(content, override)
-    for key in ("start", "teacher"):
-        if "recipe" in content.get(key, {}):
-            _change(content[key]["recipe"], preset)
+    for source in sources_in(content):
+        if "recipe" in source:
+            _change(source["recipe"], preset)

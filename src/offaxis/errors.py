@@ -7,9 +7,13 @@ OffaxisError
 ├── CheckpointError  (OSError)          exit 3: missing, truncated, mismatched or non-finite tensors
 ├── ResultsError     (OSError)          exit 3: a results folder that cannot be read or written
 ├── CoverageError    (ValueError)       exit 4: less was measured than was asked for
-└── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
+├── NumericsError    (ArithmeticError)  exit 3: no convergence, a basis that is not orthonormal
+└── ServerError      (ConnectionError)  exit 5: a server of a teacher or of rollouts failed
+
+Interrupted          (KeyboardInterrupt) exit 128 + signal: told to stop, and stopped in good order
 """
 
+from importlib.util import find_spec
 from typing import ClassVar
 
 
@@ -30,6 +34,22 @@ class OffaxisError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.where, self.expected, self.found, self.do)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end, and what was in work was brought to a point to continue from."""
+
+    def __init__(self, number: int, said: str = "what was finished is kept") -> None:
+        self.number, self.said = number, said
+        super().__init__(number, said)
+
+    def __str__(self) -> str:
+        return self.said
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report for a process that the signal has ended."""
+        return 128 + self.number
 
 
 def _rebuild(
@@ -79,3 +99,29 @@ class NumericsError(OffaxisError, ArithmeticError):
     """A numerical method met an input it is not defined for, or did not converge."""
 
     exit_code = 3
+
+
+class ServerError(OffaxisError, ConnectionError):
+    """A server of a teacher or of rollouts stopped answering, or answered what cannot be used."""
+
+    exit_code = 5
+
+
+def require(module: str, extra: str, where: str) -> None:
+    """Refuse to go on without a package of an extra.
+
+    Args:
+        module: What would be imported.
+        extra: The extra that installs it.
+        where: What asked for it.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    if find_spec(module) is None:
+        raise UsageError(
+            where,
+            expected=f"the packages of the extra `{extra}`",
+            found=f"no {module}",
+            do=f"pip install 'offaxis[{extra}]'",
+        )

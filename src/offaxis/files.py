@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from offaxis.errors import OffaxisError, ResultsError
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 """Tells the processes of this machine from those of others that share the folder."""
+
+_DISK_WORDS = ("os error", "pytorchstreamwriter", "inline_container", "file write failed")
+
+_LITTLE_BYTES = 1_000_000
+"""With less than this free, a write that failed without a reason failed for want of space."""
 
 
 @contextlib.contextmanager
@@ -41,6 +47,45 @@ def atomically(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # what hindered writing may hinder this, too
             temporary.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Wait until the files of a folder are on the disk, not only promised to it.
+
+    A folder that is renamed before may be found full of empty files after a loss of power.
+    """
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir() and os.name == "nt":
+            continue  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Explain what writers of tensors say of a full or broken disk.
+
+    safetensors and torch raise errors of their own, some without the system's words.
+
+    Raises:
+        ResultsError: If the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except OffaxisError:
+        raise
+    except OSError as error:
+        raise _explained(path, error) from error
+    except Exception as error:
+        said = str(error).lower()
+        if not any(word in said for word in _DISK_WORDS):
+            raise
+        full = "no space" in said or shutil.disk_usage(path.parent).free < _LITTLE_BYTES
+        number = errno.ENOSPC if full else errno.EIO
+        raise _explained(path, OSError(number, os.strerror(number))) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

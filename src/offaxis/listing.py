@@ -1,13 +1,15 @@
-"""What there is to choose from: diagnostics, objectives, tasks, recipes."""
+"""What there is to choose from: diagnostics, objectives, rewards, tasks, recipes."""
 
 from typing import Any
 
 from offaxis.catalog import collect
+from offaxis.data.columns import LAYOUTS
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic
 from offaxis.objectives.base import Objective
 from offaxis.recipe import recipes_folder
-from offaxis.tasks.base import Task
+from offaxis.rewards.base import Reward
+from offaxis.tasks.base import GeneratedTask
 
 
 def listing() -> dict[str, Any]:
@@ -27,7 +29,12 @@ def listing() -> dict[str, Any]:
             item.name: {"summary": item.summary, "source": item.source}
             for item in collect("offaxis.objectives", Objective).values()
         },
-        "tasks": sorted(collect("offaxis.tasks", Task)),
+        "rewards": {
+            item.name: {"summary": item.summary, "source": item.source}
+            for item in collect("offaxis.rewards", Reward).values()
+        },
+        "tasks": sorted(collect("offaxis.tasks", GeneratedTask)),
+        "layouts": sorted(LAYOUTS),
         "recipes": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.toml")),
     }
 
@@ -43,6 +50,11 @@ def as_lines(found: dict[str, Any]) -> dict[str, str]:
             f"objective {name}": f"{item['summary']} ({item['source']})"
             for name, item in found["objectives"].items()
         },
+        **{
+            f"reward {name}": f"{item['summary']} ({item['source']})"
+            for name, item in found["rewards"].items()
+        },
         "tasks": ", ".join(found["tasks"]),
+        "layouts of public sets": ", ".join(found["layouts"]),
         "recipes": ", ".join(found["recipes"]),
     }

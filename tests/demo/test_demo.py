@@ -44,15 +44,20 @@ def quiet():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_trains_every_arm_from_shared_models(preset, tmp_path):
     recipes = demo_recipes(PRESETS[preset])
-    assert {recipe.arm for recipe in recipes} == set(ARMS)
+    changed = {arm for group in PRESETS[preset].controls for arm in group.labels}
+    assert {recipe.arm for recipe in recipes} == set(ARMS) | changed
+    assert changed
     assert all(recipe.evaluation.problems >= 1024 for recipe in recipes)
     jobs = demo_jobs(recipes, tmp_path)
     prerequisites = [name for name, job in jobs.items() if not job.is_run]
     assert sorted(name.split("-")[0] for name in prerequisites) == ["anchor", "base", "teacher"]
-    assert {need for job in jobs.values() for need in job.needs} == set(prerequisites)
+    assert set(prerequisites) <= {need for job in jobs.values() for need in job.needs}
     for job in jobs.values():
         if job.recipe.arm == "opd":
             assert [need.split("-")[0] for need in job.needs] == ["anchor", "teacher"]
+    # What a control is taken from is the run that is shown beside it, not a second one.
+    of_random = jobs["opd-k16-random-s500"].needs
+    assert {"opd-s0", "opd-k16-early-s500"} <= set(of_random)
 
 
 def test_the_default_has_three_seeds_and_smoke_is_smaller(tmp_path):
@@ -72,7 +77,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path):
     console = quiet()
     said = demo(tmp_path / "out", "smoke", dry_run=True, console=console)
     assert json.dumps(said)
-    assert len(said["stages"]) == 9
+    assert len(said["stages"]) == 11
     text = console.file.getvalue()
     assert "opd-s0" in text
     assert "MB on disk" in text

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from offaxis.catalog import collect, settings_model
-from offaxis.objectives.base import Objective, TokenBatch
-from offaxis.objectives.loss import token_loss
+from offaxis.objectives.base import Head, Objective, TokenBatch
+from offaxis.objectives.loss import token_facts, token_loss
 
 OBJECTIVES = collect("offaxis.objectives", Objective)
 B, T, V = 4, 6, 7
@@ -20,19 +20,32 @@ def drawn(seed=0):
     tokens = torch.randint(V, (B, T), generator=generator)
     sampled = student.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    return student, teacher, TokenBatch(tokens, mask, rewards, sampled)
+    batch = TokenBatch(tokens, mask, rewards, sampled)
+    return student, teacher, token_facts(head(student), batch, teacher=head(teacher))
+
+
+def head(logits):
+    """A head that makes these very logits."""
+    return Head(logits, torch.eye(V))
 
 
 def gradient(objective, student, teacher, batch):
     logits = student.clone().requires_grad_()
     num = int(batch.mask_BT.sum())
-    loss = token_loss(logits, batch, objective(batch), num_tokens=num, teacher_logits_BTV=teacher)
+    loss = token_loss(head(logits), batch, objective(batch), num_tokens=num, teacher=head(teacher))
     loss.value.backward()
     return loss.value.detach(), logits.grad
 
 
-def test_the_three_objectives_are_found():
-    assert set(OBJECTIVES) == {"grpo", "opd", "sft"}
+def test_the_objectives_are_found():
+    by_sample = {"forward_kl_by_k3", "reverse_kl_by_k1", "reverse_kl_by_k2"}
+    assert set(OBJECTIVES) == {"grpo", "mixed", "opd", "sft", *by_sample}
+
+
+def test_only_the_divergence_itself_needs_the_whole_vocabulary_of_the_teacher():
+    whole = [name for name, each in OBJECTIVES.items() if each.needs_vocabulary({})]
+    assert sorted(whole) == ["mixed", "opd"]
+    assert not OBJECTIVES["mixed"].needs_vocabulary({"form": "advantages"})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -58,7 +71,11 @@ class TestEveryObjective:
         tokens = torch.where(batch.mask_BT, batch.tokens_BT, (batch.tokens_BT + 1) % V)
         off = ~batch.mask_BT[..., None]
         sampled = torch.where(batch.mask_BT, batch.sampled_logprobs_BT, -torch.inf)
-        other = replace(batch, tokens_BT=tokens, sampled_logprobs_BT=sampled)
+        facts = {
+            name: torch.where(batch.mask_BT, getattr(batch, name), torch.nan)
+            for name in ("logprobs_BT", "teacher_logprobs_BT", "entropy_BT", "divergence_BT")
+        }
+        other = replace(batch, tokens_BT=tokens, sampled_logprobs_BT=sampled, **facts)
         moved = torch.where(off, student + 3 * torch.arange(V), student)
         other_value, other_grad = gradient(OBJECTIVES[name], moved, teacher, other)
         assert torch.equal(value, other_value)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from offaxis.errors import NumericsError
-from offaxis.objectives.base import Streams, TokenBatch
+from offaxis.objectives.base import Head, Streams, TokenBatch
 from offaxis.objectives.divergences import forward_kl, reverse_kl
-from offaxis.objectives.grpo import group_advantages, grpo
+from offaxis.objectives.grpo import grpo
 from offaxis.objectives.loss import token_loss
 from offaxis.objectives.opd import opd
 from offaxis.objectives.sft import sft
@@ -26,11 +26,16 @@ def drawn(seed=0):
     return student, teacher, TokenBatch(tokens, mask, rewards, sampled)
 
 
+def head(logits):
+    """A head that makes these very logits."""
+    return Head(logits, torch.eye(V))
+
+
 def gradient(objective, student, teacher, batch, **settings):
     logits = student.clone().requires_grad_()
     num = int(batch.mask_BT.sum())
     streams = objective(batch, **settings)
-    loss = token_loss(logits, batch, streams, num_tokens=num, teacher_logits_BTV=teacher)
+    loss = token_loss(head(logits), batch, streams, num_tokens=num, teacher=head(teacher))
     loss.value.backward()
     return loss, logits.grad
 
@@ -66,6 +71,33 @@ def test_opd_by_setting_has_the_gradient_of_the_forward_kl():
     torch.testing.assert_close(grad, expected)
 
 
+@pytest.mark.parametrize("beta", [0.2, 0.5, 0.8])
+def test_opd_by_setting_has_the_gradient_of_the_jsd(beta):
+    student, teacher, batch = drawn()
+    _, grad = gradient(opd, student, teacher, batch, divergence="jsd", beta=beta)
+    p, q = student.softmax(-1), teacher.softmax(-1)
+    slope = (1 - beta) * (p / ((1 - beta) * p + beta * q)).log()
+    expected = p * (slope - (p * slope).sum(-1, keepdim=True))
+    torch.testing.assert_close(grad, masked_mean(expected, batch))
+
+
+@pytest.mark.parametrize("tail", ["renormalised", "bucket"])
+def test_opd_on_the_student_s_likeliest_entries_has_their_gradient(tail):
+    student, teacher, batch = drawn()
+    settings = {"support": "student_top_k", "k": 2, "tail": tail}
+    _, grad = gradient(opd, student, teacher, batch, **settings)
+    p, q = student.softmax(-1), teacher.softmax(-1)
+    is_within = p >= p.topk(2, -1).values[..., 1:]
+    mass_p, mass_q = ((x * is_within).sum(-1, keepdim=True) for x in (p, q))
+    if tail == "renormalised":
+        p, q, rest = p / mass_p * is_within, q / mass_q, torch.zeros(())
+    else:
+        rest = ((1 - mass_p) / (1 - mass_q)).log()
+    slope = torch.where(is_within, (p / q).log(), rest)
+    expected = p * (slope - (p * slope).sum(-1, keepdim=True))
+    torch.testing.assert_close(grad, masked_mean(expected, batch))
+
+
 def test_grpo_has_the_policy_gradient_where_the_ratio_is_one():
     student, teacher, batch = drawn()
     _, grad = gradient(grpo, student, teacher, batch)
@@ -88,7 +120,7 @@ def test_the_expected_policy_gradient_is_the_gradient_of_the_expected_reward():
     sampled = logits.detach().log_softmax(-1)[:, None]
     batch = TokenBatch(tokens, torch.ones(V, 1, dtype=torch.bool), None, sampled)
     advantages = (reward * logits.detach().softmax(-1))[:, None]
-    loss = token_loss(rows, batch, Streams(advantages_BT=advantages), num_tokens=1)
+    loss = token_loss(head(rows), batch, Streams(advantages_BT=advantages), num_tokens=1)
     (grad,) = torch.autograd.grad(loss.value, logits)
     torch.testing.assert_close(grad, -exact)
 
@@ -109,7 +141,7 @@ def test_the_clip_stops_only_steps_that_have_gone_far_enough(ratio, advantage, h
     sampled = torch.log(torch.tensor([[1 / V / ratio]]))
     batch = TokenBatch(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1).bool(), None, sampled)
     streams = Streams(advantages_BT=torch.tensor([[advantage]]), clip_low=0.2, clip_high=0.28)
-    token_loss(logits, batch, streams, num_tokens=1).value.backward()
+    token_loss(head(logits), batch, streams, num_tokens=1).value.backward()
     assert bool(logits.grad.abs().sum() > 0) is has_gradient
 
 
@@ -119,7 +151,7 @@ def test_streams_add_up():
     parts = [sft(batch), Streams(divergence_BT=0.5 * batch.mask_BT.float())]
 
     def value(streams):
-        return token_loss(student, batch, streams, num_tokens=7, teacher_logits_BTV=teacher).value
+        return token_loss(head(student), batch, streams, num_tokens=7, teacher=head(teacher)).value
 
     torch.testing.assert_close(value(both), value(parts[0]) + value(parts[1]))
 
@@ -143,18 +175,6 @@ def test_divergences_match_torch():
     )
 
 
-def test_advantages_are_standardised_within_the_group():
-    advantages = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [3.0, 1.0, 3.0, 1.0]]))
-    torch.testing.assert_close(advantages.mean(1), torch.zeros(2))
-    torch.testing.assert_close(advantages.std(1, correction=0), torch.ones(2))
-    torch.testing.assert_close(advantages[0, 0], torch.tensor(3.0).sqrt())
-
-
-@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
-def test_equal_rewards_are_no_preference(reward):
-    assert group_advantages(torch.full((2, 7), reward)).abs().max() == 0
-
-
 @pytest.mark.parametrize(
     "streams",
     [Streams(divergence_BT=torch.ones(B, T)), Streams(advantages_BT=torch.ones(B, T))],
@@ -163,10 +183,4 @@ def test_a_missing_stream_is_named(streams):
     student, _, batch = drawn()
     bare = TokenBatch(batch.tokens_BT, batch.mask_BT)
     with pytest.raises(NumericsError, match=r"teacher logits|sampled log-probabilities"):
-        token_loss(student, bare, streams, num_tokens=1)
-
-
-def test_grpo_without_rewards_says_so():
-    _, _, batch = drawn()
-    with pytest.raises(NumericsError, match="rewards"):
-        grpo(TokenBatch(batch.tokens_BT, batch.mask_BT))
+        token_loss(head(student), bare, streams, num_tokens=1)

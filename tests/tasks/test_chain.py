@@ -6,7 +6,7 @@ import pytest
 
 from offaxis.catalog import collect, find
 from offaxis.errors import CatalogError
-from offaxis.tasks.base import Document, Task
+from offaxis.tasks.base import Document, GeneratedTask
 from offaxis.tasks.chain import ALPHABET, apply, chain13, solution, verify
 
 PROMPT = "Qc+0;+5;-a;-9;-5;="
@@ -58,9 +58,10 @@ def test_the_verifier_judges_the_outcome_alone():
 def test_every_answer_of_the_task_satisfies_its_verifier():
     for index in range(200):
         problem = chain13.problem(seed=3, index=index)
-        assert verify(*problem)
+        assert verify(problem.prompt, problem.answer)
+        assert chain13.scores([problem] * 2, [problem.answer, ""]) == [1.0, 0.0]
         assert len(problem.answer) == chain13.answer_length
-        assert set("".join(problem)) <= set(ALPHABET)
+        assert set(problem.prompt + problem.answer) <= set(ALPHABET)
 
 
 def test_each_step_of_an_answer_is_a_fact():
@@ -107,6 +108,6 @@ def test_training_and_evaluation_never_share_a_chain():
 
 
 def test_tasks_are_found_by_listing_and_unknown_ones_are_named():
-    assert collect("offaxis.tasks", Task) == {"chain13": chain13}
+    assert collect("offaxis.tasks", GeneratedTask) == {"chain13": chain13}
     with pytest.raises(CatalogError, match="did you mean chain13"):
-        find("offaxis.tasks", Task, "chain12")
+        find("offaxis.tasks", GeneratedTask, "chain12")

@@ -6,25 +6,44 @@ reproduces its run alone, and its hash covers everything the run came from.
 """
 
 from offaxis.recipe.bundled import recipes_folder
-from offaxis.recipe.parts import Evaluation, ModelConfig, ModelSource, Precision, Recipe
+from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
+from offaxis.recipe.parts import (
+    Evaluation,
+    ModelConfig,
+    ModelSource,
+    Optimizer,
+    Precision,
+    Recipe,
+    TeacherSource,
+    Tokens,
+)
 from offaxis.recipe.reading import (
     apply_override,
     load_recipe,
     recipe_from,
     recipe_hash,
     recipe_text,
+    sources_in,
 )
 
 __all__ = [
     "Evaluation",
+    "Mask",
     "ModelConfig",
     "ModelSource",
+    "Optimizer",
     "Precision",
     "Recipe",
+    "RunSource",
+    "Subspace",
+    "TeacherSource",
+    "Tokens",
+    "UpdateSource",
     "apply_override",
     "load_recipe",
     "recipe_from",
     "recipe_hash",
     "recipe_text",
     "recipes_folder",
+    "sources_in",
 ]

@@ -3,16 +3,21 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from offaxis.catalog import find, settings_model, suggestion
+from offaxis.catalog import find, settings_model
 from offaxis.errors import CatalogError, RecipeError
 from offaxis.recipe.parts import Recipe
+from offaxis.recipe.refusal import explained as _explained
+from offaxis.recipe.refusal import refusal as _error
+
+# Where a recipe names other files, relative to itself.
+_SOURCES = (("start",), ("teacher",), ("subspace", "of"), ("subspace", "norm_of"), ("mask", "of"))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -73,13 +78,32 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _error(str(path), "", "TOML", str(error), "correct the line") from error
-    for key in ("start", "teacher"):
-        source = content.get(key)
-        if isinstance(source, dict) and isinstance(source.get("recipe"), str):
+    for source in sources_in(content):
+        if isinstance(source.get("recipe"), str):
             source["recipe"] = _read(path.parent / source["recipe"], (*parents, path))
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str((path.parent / Path(source["path"]).expanduser()).resolve())
+        for key in ("path", "anchor"):
+            if isinstance(source.get(key), str):
+                source[key] = _beside(path, source[key])
+    for key in ("files", "evaluation_files"):
+        data = content.get("data")
+        if isinstance(data, dict) and isinstance(data.get(key), list):
+            data[key] = [_beside(path, f) if isinstance(f, str) else f for f in data[key]]
     return content
+
+
+def sources_in(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tables of a recipe that name files: paths and recipes."""
+    for place in _SOURCES:
+        table: Any = content
+        for key in place:
+            table = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            yield table
+
+
+def _beside(recipe: Path, named: str) -> str:
+    """A path as the recipe names it, made absolute."""
+    return str((recipe.parent / Path(named).expanduser()).resolve())
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:
@@ -115,12 +139,12 @@ def _check_fit(recipe: Recipe, where: str) -> None:
     """Refuse unknown plug-ins, their unknown settings, and parts that do not fit together."""
     # Imported late: objectives need torch, and most mistakes can be told without it.
     from offaxis.objectives.base import Objective  # noqa: PLC0415
-    from offaxis.tasks.base import Task  # noqa: PLC0415
+    from offaxis.recipe.data_fit import check_data  # noqa: PLC0415
+    from offaxis.recipe.teaching import check_teacher  # noqa: PLC0415
 
     for prerequisite in recipe.prerequisites:
         _check_fit(prerequisite, f"{where} ({prerequisite.arm})")
     try:
-        task = find("offaxis.tasks", Task, recipe.data.task)
         objective = find("offaxis.objectives", Objective, recipe.objective.kind)
     except CatalogError as error:
         raise RecipeError(where, expected=error.expected, found=error.found, do=error.do) from error
@@ -129,20 +153,12 @@ def _check_fit(recipe: Recipe, where: str) -> None:
         settings.model_validate(recipe.objective.settings)
     except ValidationError as error:
         raise _explained(error, settings, where, "objective") from error
-    unknown = sorted(set(recipe.data.mixture) - set(task.kinds))
-    if unknown:
-        expected = f"kinds of documents: {', '.join(task.kinds)}"
-        raise _error(
-            where, "data.mixture", expected, unknown[0], suggestion(unknown[0], task.kinds)
-        )
     if objective.rollouts and not recipe.data.prompts:
         raise _error(where, "data.prompts", "at least 1 for rollouts", "0", "set data.prompts")
     if not objective.rollouts and not recipe.data.mixture:
         raise _error(where, "data.mixture", "documents to learn from", "none", "set data.mixture")
-    if objective.teacher is not (recipe.teacher is not None):
-        found, do = ("none", "name one") if objective.teacher else ("a teacher", "remove it")
-        expected = "a teacher" if objective.teacher else f"no teacher for {objective.name}"
-        raise _error(where, "teacher", expected, found, do)
+    check_teacher(recipe, objective, where)
+    check_data(recipe, objective, where)
     _check_split(recipe, objective.rollouts, where)
 
 
@@ -155,43 +171,3 @@ def _check_split(recipe: Recipe, has_rollouts: bool, where: str) -> None:
         expected = f"at most {whole}, the {things} of a step"
         do = f"lower it, or read more {things} in a step"
         raise _error(where, "optimizer.micro_batches", expected, str(parts), do)
-
-
-def _explained(
-    error: ValidationError, model: type[BaseModel], where: str, prefix: str = ""
-) -> RecipeError:
-    """Say in one message what the first mistake is, and what is known at that place."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join([prefix, *location] if prefix else location)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = list(_model_at(model, location[:-1]).model_fields)
-        return _error(
-            where,
-            key,
-            f"one of {', '.join(known)}",
-            f"an unknown key{more}",
-            suggestion(location[-1], known),
-        )
-    found = "nothing" if first["type"] == "missing" else f"{first['input']!r}{more}"
-    return _error(
-        where, key, first["msg"], found, f"correct {key}" if key else "correct the recipe"
-    )
-
-
-def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
-    """The model of the table at a location."""
-    for name in location:
-        field = model.model_fields.get(name)
-        annotation = field.annotation if field else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if models:
-            model = models[0]
-    return model
-
-
-def _error(where: str, key: str, expected: str, found: str, do: str) -> RecipeError:
-    place = f"{where}, {key}" if key else where
-    return RecipeError(place, expected=expected, found=found, do=do)

@@ -27,7 +27,11 @@ MANIFEST = {
     "tier": str,
     "definitions": {"*": {}},
     "versions": {},
-    "study": {"notes": []},
+    "study": {
+        "notes": [],
+        "labels": {"*": str},
+        "controls": [{"title": str, "lead": str, "free": str, "arms": [str]}],
+    },
 }
 IN_WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 

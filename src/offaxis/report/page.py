@@ -7,7 +7,16 @@ from typing import Any
 import jinja2
 
 from offaxis.files import write_text
-from offaxis.report import atlas, claims, payload, provenance, sections, summary, visibility
+from offaxis.report import (
+    atlas,
+    claims,
+    controls,
+    payload,
+    provenance,
+    sections,
+    summary,
+    visibility,
+)
 from offaxis.report.study import Study, load_study
 from offaxis.table import ResultsFolder
 
@@ -65,6 +74,7 @@ def render(folder: ResultsFolder) -> str:
         maps=maps,
         gate=visibility.gate_table(study),
         matched=summary.matched_tables(study),
+        controls=controls.control_tables(study),
         provenance=provenance.provenance(study),
         title=_title(study),
         null_sentence=sections.null_sentence,

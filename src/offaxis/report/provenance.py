@@ -78,7 +78,7 @@ def _runs(study: Study) -> TableView:
     )
     tiers = _of_each_run(study, "method")
     rows = []
-    for run in (run for arm in study.arms for run in arm.runs):
+    for run in (run for arm in (*study.arms, *study.controls) for run in arm.runs):
         name = str(run["name"])
         held = masters.get(name, {})
         rows.append(

@@ -57,6 +57,7 @@ class Study:
 
     manifest: Mapping[str, Any]
     arms: tuple[Arm, ...]
+    controls: tuple[Arm, ...]  # arms under a changed condition: in tables of their own, not drawn
     frame: Frame
     training: Mapping[tuple[str, str], tuple[Ints, Floats]]
     readings: Any  # the Arrow table of the linear matrices, for maps of single ones
@@ -65,6 +66,10 @@ class Study:
     def arm(self, key: str) -> Arm | None:
         """Return an arm by its key, if it was trained."""
         return next((arm for arm in self.arms if arm.key == key), None)
+
+    def control(self, key: str) -> Arm | None:
+        """Return an arm of the controls by its key, if it was trained."""
+        return next((arm for arm in self.controls if arm.key == key), None)
 
     def series(self, run: str, quantity: Quantity) -> Series | None:
         """Return one curve of one run."""
@@ -109,11 +114,17 @@ def load_study(folder: ResultsFolder) -> Study:
         ResultsError: If a file is missing, damaged, of another version or not as the page needs.
     """
     manifest = manifest_of(folder)
+    about = manifest.get("study") or {}
     readings = table_of(folder, "readings")
     linear = linear_only(readings)
+    arms = _arms(manifest["runs"], about.get("labels") or {})
+    of_controls = {
+        str(key) for group in about.get("controls") or [] for key in group.get("arms") or []
+    }
     return Study(
         manifest,
-        _arms(manifest["runs"]),
+        tuple(arm for arm in arms if arm.key not in of_controls),
+        tuple(arm for arm in arms if arm.key in of_controls),
         build_frame(readings),
         training_curves(table_of(folder, "training")),
         linear,
@@ -121,7 +132,7 @@ def load_study(folder: ResultsFolder) -> Study:
     )
 
 
-def _arms(runs: list[Mapping[str, Any]]) -> tuple[Arm, ...]:
+def _arms(runs: list[Mapping[str, Any]], labels: Mapping[str, str]) -> tuple[Arm, ...]:
     """Group runs by arm: the known arms first, in the order of the paper, then the others."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -131,7 +142,10 @@ def _arms(runs: list[Mapping[str, Any]]) -> tuple[Arm, ...]:
     others = [key for key in grouped if key not in KNOWN_ARMS]
     arms = []
     for index, key in enumerate([*known, *others]):
-        other = (key.removeprefix(LONE_RUN), OTHER_COLOURS[index % len(OTHER_COLOURS)])
+        other = (
+            labels.get(key, key.removeprefix(LONE_RUN)),
+            OTHER_COLOURS[index % len(OTHER_COLOURS)],
+        )
         label, colour = KNOWN_ARMS.get(key, other)
         members = sorted(grouped[key], key=lambda run: (run.get("seed") or 0, str(run["name"])))
         arms.append(Arm(key, label, colour, tuple(members)))

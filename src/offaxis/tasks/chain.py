@@ -15,7 +15,7 @@ reversing (`R`), and chains under another tag (`T`) that stop short of `#` and t
 import zlib
 from random import Random
 
-from offaxis.tasks.base import Document, Task
+from offaxis.tasks.base import Document, GeneratedTask
 
 DIGITS = "0123456789abc"
 MODULUS = len(DIGITS)
@@ -106,7 +106,7 @@ def _chain(random: Random) -> tuple[str, str, str]:
     return steps, worked, result
 
 
-chain13 = Task(
+chain13 = GeneratedTask(
     name="chain13",
     alphabet=ALPHABET,
     end=END,

@@ -1,6 +1,7 @@
 """The verb `train`: one recipe, its plan or its run, and what a person sees meanwhile."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ def train_command(
         OffaxisError: As `load_recipe` and `train`.
     """
     console = console or messages()
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"  # one process speaks
     recipe = load_recipe(path, overrides)
     stages = plan(recipe, out)
     left = [stage for stage in stages if not stage.is_finished]
     for stage in left:
         console.print(
             f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
-            f"about {stage.seconds:.0f} s"
+            f"about {stage.seconds:.0f} s, {stage.peak_bytes / 1e6:.0f} MB of memory in a step"
         )
     if dry_run:
         return {
@@ -55,12 +57,25 @@ def train_command(
         }
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
+    if left:
+        console.print(f"{recipe.run_name}: {time_split(folder.log())}")
     manifest = folder.manifest() or {}
     return {
         "run": str(folder.root),
         "accuracy_start": manifest["accuracy_start"],
         "accuracy_final": manifest["accuracy_final"],
     }
+
+
+def time_split(log: Sequence[Mapping[str, Any]]) -> str:
+    """Where the seconds of a run's steps went, from its log."""
+    spent = {
+        name: sum(line.get(f"{name}_seconds", 0.0) for line in log)
+        for name in ("rollout", "reward", "teacher", "training")
+    }
+    total = sum(spent.values()) or 1.0
+    parts = (f"{name} {s:.1f} s ({s / total:.0%})" for name, s in spent.items())
+    return f"time of the steps: {', '.join(parts)}"
 
 
 @contextmanager
@@ -70,6 +85,8 @@ def shown(console: Console) -> Iterator[Observer]:
         tasks: dict[str, Any] = {}
 
         def observe(report: Progress) -> None:
+            if report.note:
+                bars.console.print(f"{report.run}: {report.note}")
             if report.run not in tasks:
                 tasks[report.run] = bars.add_task(report.run, total=report.max_steps)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"

@@ -1,11 +1,13 @@
 """Models and tokenizers as genuine Hugging Face folders: made, opened, and written whole."""
 
-import os
+import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,13 +19,13 @@ from transformers import (
 )
 
 from offaxis.errors import CheckpointError, RecipeError
-from offaxis.files import write_atomically
+from offaxis.files import disk_errors, settle, write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
-from offaxis.tasks.base import Task
+from offaxis.tasks.base import GeneratedTask
 from offaxis.training.rollouts import ends_of
 
 
-def task_tokenizer(task: Task) -> PreTrainedTokenizerBase:
+def task_tokenizer(task: GeneratedTask) -> PreTrainedTokenizerBase:
     """A fast tokenizer in which every character of the task's alphabet is one token."""
     vocabulary = {character: i for i, character in enumerate(task.alphabet)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=task.padding))
@@ -95,27 +97,47 @@ def open_model(
 
 
 def start_model(
-    source: ModelSource, task: Task, precision: Precision, trained: Path | None
+    source: ModelSource, task: GeneratedTask | None, precision: Precision, trained: Path | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model a run starts from or learns from.
 
     Args:
         source: Where the recipe takes it from.
-        task: The task, whose alphabet makes the tokenizer of a model from scratch.
+        task: The task of ours, whose alphabet makes the tokenizer of a model from scratch and whose
+            end the model has to know; None for other data.
         precision: The run's precision policy.
         trained: The checkpoint of the prerequisite, where the source is a recipe.
     """
     if source.config is not None:
+        assert task is not None  # a recipe without one is refused when it is read
         tokenizer = task_tokenizer(task)
         return new_model(source.config, tokenizer, precision), tokenizer
     folder = trained or Path(source.path or "")
     model, tokenizer = open_model(folder, precision)
-    _check_end(model, tokenizer, task, folder)
+    if task is not None:
+        _check_end(model, tokenizer, task, folder)
     return model, tokenizer
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def nothing_beside(_: Path) -> None:
+    """Write no further files into a checkpoint."""
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    beside: Callable[[Path], object] = nothing_beside,
+    state: dict[str, Tensor] | None = None,
+) -> None:
     """Write a checkpoint folder whole or not at all.
+
+    Args:
+        model: The weights and their configuration.
+        tokenizer: Saved with them.
+        folder: The folder that shall exist afterwards.
+        beside: Writes further files into the folder before it takes its place.
+        state: The weights, where the model holds only a part of them.
 
     Raises:
         ResultsError: If the disk is full or the folder cannot be written.
@@ -123,7 +145,13 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     def write(temporary: Path) -> None:
         try:
-            _save(model, tokenizer, temporary)
+            with disk_errors(temporary):
+                # A checkpoint is float32 whatever it was trained in; widening loses nothing.
+                whole = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+                whole.save_pretrained(temporary, state_dict=state)
+                tokenizer.save_pretrained(temporary)
+                beside(temporary)
+            settle(temporary)
             # `os.replace` cannot put a folder over one that is not empty.
             shutil.rmtree(folder, ignore_errors=True)
         except BaseException:
@@ -133,40 +161,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     write_atomically(folder, write)
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the files of a checkpoint; a failure of the disk is always an OSError."""
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:
-        # safetensors reports a full disk as its own error, with the system's words in the text.
-        if "os error" in str(error).lower():
-            number = 28 if "no space" in str(error).lower() else 5
-            raise OSError(number, os.strerror(number), str(folder)) from error
-        raise
-
-
-def check_vocabularies(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, where: str
-) -> None:
-    """Refuse a teacher whose tokens are not the student's.
-
-    Raises:
-        RecipeError: If the vocabularies differ.
-    """
-    if student.get_vocab() != teacher.get_vocab():
-        raise RecipeError(
-            f"{where}, teacher",
-            expected="a teacher with the student's vocabulary, token by token",
-            found=f"{len(student)} and {len(teacher)} tokens, not the same",
-            do="choose a teacher that shares the student's tokenizer",
-        )
-
-
 def _check_end(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, folder: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: GeneratedTask, folder: Path
 ) -> None:
     """Refuse a model that cannot end a text as the task does: it would never solve a problem."""
     ends = [tokenizer.decode([end]) for end in ends_of(model, tokenizer)]

@@ -1,14 +1,16 @@
 """What a recipe will do, before it does it: models and steps, tokens, bytes on disk, minutes."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
-from offaxis.tasks.base import Task
-from offaxis.training.recorder import checkpoint_steps, evaluated_steps
-from offaxis.training.run import is_finished, model_folder, run_folder
+from offaxis.training.folders import is_finished, model_folder, run_folder, trained_folder
+from offaxis.training.memory import Batch, peak_bytes
+from offaxis.training.schedule import evaluated_steps, planned_steps
+from offaxis.training.tasks import generated_task, open_records
 
 # Seconds of one core, fitted to runs of the tiny laboratory on an AVX-512 bf16 core: a step costs
 # its floating-point operations (6 a parameter and token, forward and backward) and an overhead, a
@@ -29,6 +31,7 @@ class Stage(NamedTuple):
         checkpoint_bytes: What its checkpoints take on disk.
         seconds: Estimated time on one core.
         is_finished: Whether it is there already and will be reused.
+        peak_bytes: Memory that a step will hold, estimated.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Stage(NamedTuple):
     checkpoint_bytes: int
     seconds: float
     is_finished: bool
+    peak_bytes: int
 
 
 def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
@@ -60,27 +64,24 @@ def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
 def _add_prerequisites(recipe: Recipe, out: Path, stages: dict[str, Stage]) -> None:
     for prerequisite in recipe.prerequisites:
         _add_prerequisites(prerequisite, out, stages)
-        folder = model_folder(prerequisite, out)
+        folder = trained_folder(prerequisite, out)
         name = folder.root.name
         stages.setdefault(name, _stage(prerequisite, name, is_finished(folder, prerequisite)))
 
 
 def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     """Count and estimate one model's training."""
-    task = find("offaxis.tasks", Task, recipe.data.task)
     objective = find("offaxis.objectives", Objective, recipe.objective.kind)
-    width = len(task.problem(seed=0, index=0).prompt) + task.answer_length
+    width, learned, longest, vocabulary = _lengths(recipe)
     if objective.rollouts:
-        tokens = recipe.data.prompts * recipe.rollouts.per_prompt * width
+        tokens, longest = recipe.data.prompts * recipe.rollouts.per_prompt * width, width
     else:
-        tokens = sum(
-            count * len("".join(task.document(kind, seed=0, index=0)))
-            for kind, count in recipe.data.mixture.items()
-        )
-    planned = checkpoint_steps(recipe.steps.max, recipe.checkpoints.count)
-    parameters = _parameters_of(recipe.start, len(task.alphabet))
+        tokens = learned
+    planned = planned_steps(recipe)
+    parameters = _parameters_of(recipe.start, vocabulary)
     evaluation = recipe.evaluation
-    judged = (evaluation.problems + evaluation.samples) * width * len(evaluated_steps(planned))
+    completed = evaluation.problems * (1 + evaluation.completions) + evaluation.samples
+    judged = completed * width * len(evaluated_steps(planned))
     checked = 0
     if recipe.steps.stop_at_accuracy:
         num_checks = recipe.steps.max // recipe.steps.check_every
@@ -90,7 +91,16 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     if objective.rollouts:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
     if recipe.teacher is not None:
-        step_seconds += 2 * _parameters_of(recipe.teacher, len(task.alphabet)) * tokens / _FLOPS
+        step_seconds += 2 * _parameters_of(recipe.teacher, vocabulary) * tokens / _FLOPS
+    peak = peak_bytes(
+        recipe,
+        objective,
+        Batch(-(-tokens // longest), longest),
+        parameters=parameters,
+        teacher_parameters=_parameters_of(recipe.teacher, vocabulary),
+        vocabulary=vocabulary,
+        config=_config_of(recipe.start),
+    )
     return Stage(
         name,
         recipe.steps.max,
@@ -98,7 +108,39 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         4 * parameters * len(planned),
         seconds + step_seconds * recipe.steps.max,
         is_done,
+        peak,
     )
+
+
+def _lengths(recipe: Recipe) -> tuple[int, int, int, int]:
+    """Tokens of a problem with its completion, those learned in a step and in a row, vocabulary.
+
+    Of data that are not of our making the bounds are taken; their models come from folders, which
+    know their vocabulary.
+    """
+    task, mixture = generated_task(recipe), recipe.data.mixture
+    if task is None:
+        open_records(recipe)  # what is wrong with them shall be said before anything is trained
+        longest = recipe.data.max_tokens
+        learned = longest * sum(mixture.values())
+        return longest + recipe.rollouts.max_tokens, learned, longest, _vocabulary_of(recipe.start)
+    problem = task.problem(seed=0, index=0)
+    documents = {kind: task.document(kind, seed=0, index=0) for kind in mixture}
+    lengths = {kind: len(each.prompt + each.answer) for kind, each in documents.items()}
+    width, longest = len(problem.prompt) + task.answer_length, max(lengths.values(), default=1)
+    learned = sum(count * lengths[kind] for kind, count in mixture.items())
+    return width, learned, longest, len(task.alphabet)
+
+
+def _vocabulary_of(source: ModelSource) -> int:
+    """Entries of a row of a foreign model's logits, 0 where its configuration does not say."""
+    if source.recipe is not None:
+        return _vocabulary_of(source.recipe.start)
+    try:
+        config = json.loads((Path(source.path or "") / "config.json").read_text("utf-8"))
+        return int(config.get("text_config", config).get("vocab_size", 0))
+    except (OSError, ValueError, AttributeError):  # training will say what is wrong with it
+        return 0
 
 
 def num_parameters(config: ModelConfig, vocabulary: int) -> int:
@@ -110,6 +152,13 @@ def num_parameters(config: ModelConfig, vocabulary: int) -> int:
     return config.num_hidden_layers * layer + embeddings + hidden
 
 
+def _config_of(source: ModelSource) -> ModelConfig | None:
+    """The shape of a source's model, where recipes alone made it."""
+    while source.recipe is not None:
+        source = source.recipe.start
+    return source.config
+
+
 def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
     """Parameters of a source's model, however many recipes ago it was made."""
     if source is None:
@@ -118,6 +167,8 @@ def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
         return num_parameters(source.config, vocabulary)
     if source.recipe is not None:
         return _parameters_of(source.recipe.start, vocabulary)
+    if source.path is None:  # behind a server
+        return 0
     # A foreign folder: what its files hold, as if in float32.
-    files = Path(source.path or "").glob("*.safetensors")
+    files = Path(source.path).glob("*.safetensors")
     return sum(file.stat().st_size for file in files) // 4

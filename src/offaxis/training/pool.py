@@ -1,6 +1,7 @@
 """Many runs on a few cores: each as soon as what it builds on is there, the longest first."""
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import progress
+from offaxis.errors import Interrupted
 from offaxis.recipe import Recipe
+from offaxis.training.folders import check_writable
 from offaxis.training.plan import Stage
 from offaxis.training.recorder import Progress
-from offaxis.training.run import check_writable, train, train_model
+from offaxis.training.run import train, train_model
+from offaxis.training.stopping import ended_by_sigterm
 from offaxis.workers import worker_pool
 
 _POLL_SECONDS = 0.2
@@ -37,7 +41,8 @@ class Job:
 def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -> None:
     """Train every job in worker processes, showing what is going on and what remains.
 
-    An interruption or an error ends the workers at once; finished runs are kept.
+    An interruption or an error ends the workers, each after its step: what is finished is kept, and
+    the rest continues from there when it is asked for again.
 
     Raises:
         OffaxisError: The first error of a run.
@@ -48,7 +53,11 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
     order.prepare()
     context = multiprocessing.get_context("spawn")
     news: News = context.Queue()
-    with worker_pool(workers, _begin, news) as pool, _Board(jobs, console) as board:
+    with (
+        ended_by_sigterm(),
+        worker_pool(workers, _begin, news) as pool,
+        _Board(jobs, console) as board,
+    ):
         waiting: list[str] = []
         running: dict[Future[None], str] = {}
         while order.is_active():
@@ -95,6 +104,8 @@ class _Board:
                 name, report = news.get_nowait()
             except Empty:
                 return
+            if report.note:
+                self.bars.console.print(f"{name}: {report.note}")
             if name not in self.shown:
                 self.shown[name] = self.bars.add_task(name, total=report.max_steps)
             known = "" if report.accuracy is None else f"  accuracy {report.accuracy:.3f}"
@@ -127,9 +138,12 @@ def _work(name: str, job: Job, out: Path) -> None:
 
     def observe(report: Progress) -> None:
         nonlocal last
-        if report.finished or time.monotonic() - last > _POLL_SECONDS:
+        if report.finished or report.note or time.monotonic() - last > _POLL_SECONDS:
             last = time.monotonic()
             assert _Post.news is not None
             _Post.news.put((name, report))
 
-    (train if job.is_run else train_model)(job.recipe, out, observe=observe)
+    try:
+        (train if job.is_run else train_model)(job.recipe, out, observe=observe)
+    except Interrupted as stopped:
+        os._exit(stopped.exit_code)  # whoever asked for it waits for the end, not for an answer

@@ -5,10 +5,9 @@ Shapes: P prompts, G rollouts of each, B = P x G, S tokens of prompt and complet
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,12 +15,15 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from offaxis.objectives.base import TokenBatch
+from offaxis.training.logprobs import SampledLogprobs
 from offaxis.training.rows import Rows, padding_of
+from offaxis.training.sampling import KeyedSampling
 
 
 class Completions(NamedTuple):
@@ -38,20 +40,6 @@ class Completions(NamedTuple):
     lengths_B: Int[Tensor, "B"]
 
 
-@contextmanager
-def keyed_randomness(*key: object) -> Iterator[None]:
-    """The generator of torch at a state that depends on the key alone, restored afterwards.
-
-    `generate` takes no generator of its own; this makes what it draws independent of what was drawn
-    before, so that a run repeats from any step.
-    """
-    # `manual_seed` seeds the accelerators in use, too, so their states are kept as well.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(zlib.crc32("/".join(map(str, key)).encode()))
-        yield
-
-
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -60,36 +48,60 @@ def complete(
     max_tokens: int,
     temperature: float,
     per_prompt: int = 1,
+    num_ids: int | None = None,
+    keys: Sequence[tuple[object, ...]] = (),
 ) -> Completions:
     """Complete every prompt `per_prompt` times, prompt by prompt; temperature 0 is greedy.
 
-    Each prompt is read once and its keys and values are shared by its completions. Prompts shorter
-    than the longest are padded on the left while they are completed; the rows come back padded on
-    the right, as all rows are.
+    It ends as soon as every completion has. Each prompt is read once and its keys and values are
+    shared by its completions. Prompts shorter than the longest are padded on the left while they
+    are completed; the rows come back padded on the right, as all rows are.
+
+    Args:
+        model: Who completes.
+        tokenizer: Whose tokens, and whose end of text beside the model's own.
+        prompts: The texts to complete.
+        max_tokens: Tokens of a completion at most.
+        temperature: Divides the logits before sampling; what is recorded is not divided.
+        per_prompt: Completions of each prompt.
+        num_ids: Only the first ids are ever sampled, and probabilities are those given these ids.
+        keys: With a key for each prompt, its completions do not depend on what is completed beside
+            them; without, torch's own generator draws.
     """
     prompt_PS, mask_PS = _prompts(tokenizer, prompts, model.device)
     width = prompt_PS.shape[1]
     ends = ends_of(model, tokenizer)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    recorder = SampledLogprobs(num_ids)
+    processors: list[Any] = [recorder] if temperature > 0 or num_ids is not None else []
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature and keys:
+        processors.append(KeyedSampling(keys, per_prompt, temperature, model.device))
+    elif temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), _plain_generation(model, ends, padding_of(tokenizer)):
+    # Not inference mode: what `fully_shard` gathers in it could not be trained on afterwards.
+    with torch.no_grad(), _plain_generation(model, ends, padding_of(tokenizer)):
         cache = _read(model, prompt_PS, mask_PS)
         cache.batch_repeat_interleave(per_prompt)
-        output = model.generate(
+        ids = model.generate(
             prompt_PS.repeat_interleave(per_prompt, 0),
             attention_mask=mask_PS.repeat_interleave(per_prompt, 0),
             past_key_values=cache,
             max_new_tokens=max_tokens,
-            return_dict_in_generate=True,
-            output_logits=temperature > 0,
-            **(sampling if temperature else {"do_sample": False}),
+            logits_processor=LogitsProcessorList(processors),
+            **sampling,
         )
+        sampled = recorder.logprobs(ids, width) if temperature else None
     model.train(was_training)
-    ids = output.sequences.clone()
+    # Copies: no backward pass may keep what was made in inference mode.
+    ids = ids.clone()
+    logprobs = None
+    if sampled is not None:
+        nothing = torch.zeros(len(ids), width - 1, device=ids.device)
+        logprobs = torch.cat([nothing, sampled], 1).clone()
     mask = until_end(ids[:, width:], ends)
     kept = [row[keep] for row, keep in zip(ids[:, width:], mask, strict=True)]
-    logprobs = _placed_logprobs(output.logits, ids, width) if temperature else None
     rows = _rows(ids, width, mask, logprobs)
     if not mask_PS.all():
         rows = _padded_right(rows, (mask_PS == 0).sum(1).repeat_interleave(per_prompt))
@@ -173,13 +185,3 @@ def _rows(
     nothing = torch.zeros(len(ids_BS), width - 1, dtype=torch.bool, device=ids_BS.device)
     mask_BT = torch.cat([nothing, mask], 1)
     return Rows(ids_BS, positions, None, TokenBatch(ids_BS[:, 1:], mask_BT, None, logprobs_BT))
-
-
-def _placed_logprobs(
-    logits: Sequence[Float[Tensor, "B V"]], ids_BS: Int[Tensor, "B S"], width: int
-) -> Float[Tensor, "B T"]:
-    """Log-probabilities of the sampled tokens under the unscaled logits, at their positions."""
-    log_p = torch.stack(list(logits), 1).float().log_softmax(-1)
-    sampled = log_p.gather(-1, ids_BS[:, width:, None]).squeeze(-1)
-    nothing = torch.zeros(len(ids_BS), width - 1, device=ids_BS.device)
-    return torch.cat([nothing, sampled], 1).clone()

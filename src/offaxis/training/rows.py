@@ -5,8 +5,9 @@ Shapes: B rows, S tokens of a row as the model reads it, T = S - 1 positions tha
 
 # ruff: noqa: N815 - shapes end the names of fields, too
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from offaxis.objectives.base import TokenBatch
+from offaxis.objectives.base import Component, Streams, TokenBatch
 
 
 @dataclass(frozen=True)
@@ -26,51 +27,69 @@ class Rows:
         position_ids_BS: Positions, counted from zero in every document.
         document_ids_BS: The document of each token in its row, or None where a row is one document.
         batch: The predicted tokens, `input_ids_BS[:, 1:]`, with their mask.
+        streams: How much each token weighs, once an objective has said so.
+        components: The same of each objective that a mixture is made of.
     """
 
     input_ids_BS: Int[Tensor, "B S"]
     position_ids_BS: Int[Tensor, "B S"]
     document_ids_BS: Int[Tensor, "B S"] | None
     batch: TokenBatch
+    streams: Streams | None = None
+    components: Mapping[str, Component] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on the device of the model that reads them."""
-        batch = self.batch
-
-        def moved(tensor: Tensor | None) -> Any:  # noqa: ANN401 - a tensor where there was one
-            return None if tensor is None else tensor.to(device)
-
+        documents = self.document_ids_BS
         return Rows(
-            moved(self.input_ids_BS),
-            moved(self.position_ids_BS),
-            moved(self.document_ids_BS),
-            TokenBatch(
-                moved(batch.tokens_BT),
-                moved(batch.mask_BT),
-                moved(batch.rewards_PG),
-                moved(batch.sampled_logprobs_BT),
-            ),
+            self.input_ids_BS.to(device),
+            self.position_ids_BS.to(device),
+            None if documents is None else documents.to(device),
+            self.batch.to(device),
+            None if self.streams is None else self.streams.map(lambda s: s.to(device)),
+            _each(self.components, lambda streams: streams.map(lambda s: s.to(device))),
         )
 
     def part(self, rows: slice) -> "Rows":
         """Some of the rows; rewards are kept only where the rows are whole groups."""
-        batch = self.batch
-        rewards = batch.rewards_PG
-        if rewards is not None:
-            group = rewards.shape[1]
-            rewards = rewards[rows.start // group : rows.stop // group]
-        sampled = batch.sampled_logprobs_BT
         return Rows(
             self.input_ids_BS[rows],
             self.position_ids_BS[rows],
             None if self.document_ids_BS is None else self.document_ids_BS[rows],
-            TokenBatch(
-                batch.tokens_BT[rows],
-                batch.mask_BT[rows],
-                rewards,
-                None if sampled is None else sampled[rows],
-            ),
+            self.batch.part(rows),
+            None if self.streams is None else self.streams.part(rows),
+            _each(self.components, lambda streams: streams.part(rows)),
         )
+
+    def split(self, num_parts: int) -> list[slice]:
+        """Parts of about as many rows each, groups of rollouts kept whole; some may be empty."""
+        rewards_PG = self.batch.rewards_PG
+        group = rewards_PG.shape[1] if rewards_PG is not None else 1
+        num_groups = len(self.input_ids_BS) // group
+        edges = [group * (num_groups * i // num_parts) for i in range(num_parts + 1)]
+        return [slice(a, b) for a, b in pairwise(edges)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The content by name, without streams: they are made of it anew."""
+        batch = {f.name: getattr(self.batch, f.name) for f in fields(self.batch)}
+        return {
+            "input_ids_BS": self.input_ids_BS,
+            "position_ids_BS": self.position_ids_BS,
+            "document_ids_BS": self.document_ids_BS,
+            "batch": batch,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Rows":
+        """The rows that gave a state."""
+        return cls(**{**state, "batch": TokenBatch(**state["batch"])})
+
+
+def _each(
+    components: Mapping[str, Component], change: Callable[[Streams], Streams]
+) -> dict[str, Component]:
+    """The components with their streams changed."""
+    return {name: c._replace(streams=change(c.streams)) for name, c in components.items()}
 
 
 class Encoded(NamedTuple):

@@ -1,0 +1,1 @@
+"""Rewards, one a file: what a completion earns, or that it cannot be judged."""
