@@ -149,10 +149,9 @@ def test_the_mask_ends_with_the_first_end_of_text():
 
 
 def test_accuracy_counts_what_the_verifier_accepts(model, tokenizer, monkeypatch):
-    def half(prompt, completion):
-        return prompt in prompts(1000, seed=3)[::2]
-
-    task = chain13.__class__(**{**vars(chain13), "verify": half})
+    half = prompts(10, seed=3)[::2]
+    verify = {"verify": lambda prompt, completion: prompt in half}
+    task = chain13.__class__(**vars(chain13) | verify)
     assert accuracy(model, tokenizer, task, num_problems=10, seed=3) == 0.5
     assert accuracy(model, tokenizer, chain13, num_problems=10, seed=3) == 0.0
 

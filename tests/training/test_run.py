@@ -17,6 +17,7 @@ from offaxis.errors import CheckpointError, NumericsError, OffaxisError, RecipeE
 from offaxis.recipe import load_recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
 from offaxis.training import (
+    arguments,
     model_folder,
     recorder,
     run_folder,
@@ -420,13 +421,13 @@ def test_more_micro_batches_than_packed_rows_train_the_same(base, tmp_path):
 
 def test_the_device_is_the_recipes_choice_and_written_down(base, tmp_path, monkeypatch):
     asked = []
-    plain = trainer.TrainingArguments
+    plain = arguments.TrainingArguments
 
     def spy(**settings):
         asked.append(settings["use_cpu"])
         return plain(**settings | {"use_cpu": True})
 
-    monkeypatch.setattr(trainer, "TrainingArguments", spy)
+    monkeypatch.setattr(arguments, "TrainingArguments", spy)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert train(base(), tmp_path).manifest()["precision"]["device"] == "cpu"
     train(base(name="auto", precision={"device": "auto"}), tmp_path)

@@ -57,30 +57,37 @@ def recipes(arm):
 
 
 @pytest.fixture(scope="module")
-def alone(recipes, tmp_path_factory):
+def alone(recipes, once):
     """The runs of one process, and the folder they are in."""
-    out = tmp_path_factory.mktemp("alone")
-    return {kind: train(recipe, out) for kind, recipe in recipes.items()}, out
+    out = once("alone", lambda out: [train(recipe, out) for recipe in recipes.values()])
+    return {kind: run_folder(recipe, out) for kind, recipe in recipes.items()}, out
 
 
 @pytest.fixture(scope="module")
-def together(recipes, alone, tmp_path_factory):
+def together(recipes, alone, once):
     """The folder of what two processes have trained from the same models."""
-    out, given = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("recipes")
-    (out / "models").symlink_to(alone[1] / "models")
-    for kind, recipe in recipes.items():
-        (given / f"{kind}.toml").write_text(recipe_text(recipe))
+
+    def launch(out):
+        (out / "models").symlink_to(alone[1] / "models")
+        given = out / "recipes"
+        given.mkdir()
+        for kind, recipe in recipes.items():
+            (given / f"{kind}.toml").write_text(recipe_text(recipe))
+        launched([str(Path(__file__).with_name("two_processes.py")), given, out])
+
+    return once("together", launch)
+
+
+def launched(script):
+    """Run a script in two processes as `torchrun` does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).with_name("two_processes.py")), given, out]
-    launched = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     processes = [
         subprocess.Popen(
-            command,
-            env=os.environ
-            | launched
-            | {"MASTER_PORT": str(port), "RANK": rank, "LOCAL_RANK": rank},
+            [sys.executable, *script],
+            env=os.environ | shared | {"MASTER_PORT": str(port), "RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -92,7 +99,6 @@ def together(recipes, alone, tmp_path_factory):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
-    return out
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

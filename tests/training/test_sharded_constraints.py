@@ -13,22 +13,23 @@ from offaxis.training.constraints.subspace import FORMS
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    command = [str(folder / "meeting"), str(folder / "found.pt")]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, sharded_module.__file__, str(rank), *command],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        assert rank.communicate(timeout=300)[1] is not None
-        assert rank.returncode == 0
-    return torch.load(folder / "found.pt")
+def sharded(once):
+    def launch(folder):
+        command = [str(folder / "meeting"), str(folder / "found.pt")]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, sharded_module.__file__, str(rank), *command],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        for rank in ranks:
+            assert rank.communicate(timeout=300)[1] is not None
+            assert rank.returncode == 0
+
+    return torch.load(once("sharded", launch) / "found.pt")
 
 
 @pytest.mark.parametrize("kind", [*sorted(FORMS), "mask", "stochastic"])
