@@ -160,6 +160,21 @@ def test_deepspeed_is_refused_with_what_to_choose_instead(base, tmp_path, monkey
     assert "FSDP" in caught.value.do
 
 
+def test_a_confined_run_is_refused_where_weights_are_replaced(
+    recipes, alone, monkeypatch, tmp_path
+):
+    plain = StreamTrainer.create_accelerator_and_postprocess
+
+    def configured(self):
+        plain(self)
+        self.is_fsdp_enabled = True
+
+    (tmp_path / "models").symlink_to(alone[1] / "models")
+    monkeypatch.setattr(StreamTrainer, "create_accelerator_and_postprocess", configured)
+    with pytest.raises(UsageError, match="FSDP"):
+        train(recipes["sft core"], tmp_path)
+
+
 def test_what_a_layer_keeps_is_what_the_plan_counts(base):
     shape = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 16}
     config = base().start.config.model_copy(update=shape)

@@ -14,17 +14,15 @@ from offaxis.training.rows import Rows
 
 @dataclass
 class LossModels:
-    """Student, teacher and reference, as far as an objective reads them.
+    """Teacher and reference beside the student, as far as an objective reads them.
 
     Attributes:
-        student: Who learns.
         teacher: Who teaches in this process, if one does.
         reference: The student as it started, where the objective holds it there.
         num_ids: The entries that student's and teacher's vocabularies share; None for all.
         teacher_seconds: How long the teacher was read since this was set to zero.
     """
 
-    student: PreTrainedModel
     teacher: PreTrainedModel | None
     reference: PreTrainedModel | None
     num_ids: int | None
@@ -51,11 +49,11 @@ class LossModels:
         if teacher is not None:
             teacher = teacher.eval().to(student.device)
         is_held = objective.reads_reference(recipe.objective.settings)
-        return cls(student, teacher, frozen(student) if is_held else None, num_ids)
+        return cls(teacher, frozen(student) if is_held else None, num_ids)
 
-    def heads(self, rows: Rows) -> dict[str, Head]:
+    def heads(self, student: PreTrainedModel, rows: Rows) -> dict[str, Head]:
         """What logits are made of: the student's, and of those whose distribution is weighed."""
-        heads = {"student": head_of(self.student, rows)}
+        heads = {"student": head_of(student, rows)}
         weighed = [rows.streams, *(component.streams for component in rows.components.values())]
         if self.teacher is not None and any(s and s.divergence_BT is not None for s in weighed):
             began = time.perf_counter()

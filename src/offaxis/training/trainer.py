@@ -152,7 +152,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         assert rows.streams is not None
         with self._autocast():
             taught = self.models.teacher_seconds
-            heads = self.models.heads(rows)
+            heads = self.models.heads(self.model, rows)
             loss = loss_of(heads, rows, rows.streams, num_tokens)
             for name, component in rows.components.items():
                 self.mixture.add(name, loss_of(heads, rows, component.streams, num_tokens).value)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch.nn import Parameter
 
-from offaxis.errors import RecipeError
+from offaxis.errors import RecipeError, UsageError
 from offaxis.linalg.confinement import Subspace
 from offaxis.linalg.shards import whole
 from offaxis.recipe import Mask, Recipe
@@ -33,6 +33,7 @@ def confine(
         find_run: Where the run of a prerequisite is.
 
     Raises:
+        UsageError: Under FSDP.
         RecipeError: If `matrices` names none, or a rank is too large.
         CheckpointError: If another run lacks what is taken from it.
         NumericsError: If an update or gradient has fewer directions than the rank.
@@ -40,6 +41,13 @@ def confine(
     choice: SubspaceChoice | Mask | None = recipe.subspace or recipe.mask
     if choice is None:
         return Confinement(trainer.model)
+    if trainer.is_fsdp_enabled:
+        raise UsageError(
+            f"run {recipe.run_name}, the configuration of accelerate",
+            expected="whole weights in every process (DDP) for a run in a subspace or a mask",
+            found="FSDP, which puts other weights in the place of those that are to be confined",
+            do="choose MULTI_GPU in `accelerate config`, or launch with torchrun",
+        )
     layers = layer_matrices(trainer.model)
     matrices = chosen(layers, choice.matrices)
     if not matrices:
