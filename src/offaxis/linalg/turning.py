@@ -45,7 +45,8 @@ class Turning(NamedTuple):
         containment_bound: That of the mean angle of containment.
         energy_bound: That of the energy lost.
         floor: The angle below which rounding hides everything; at most `mean_bound`.
-        met: Whether the bound of the mean is at most 1e-5 rad or a tenth of the mean.
+        met: Whether the bound of the mean is at most 1e-5 rad or a tenth of the mean, and two
+            subspaces of this dimension need not share a direction.
     """
 
     left: Side
@@ -94,7 +95,9 @@ def turned_angles(projection: Projection, *, spectral_norm: float) -> Turning:
     bound = min(error, math.pi / 2)
     mean_bound = min(error / math.sqrt(k), math.pi / 2)
     smallest = min(float(side.angles.mean()) for side in (left, right))
-    met = refined.separated and mean_bound <= max(RESOLUTION, _SHARE * smallest)
+    # Without room for both, subspaces share directions, and the root of a rounded square shows.
+    is_roomy = 2 * (k + max(1, k // 8)) <= len(lam)
+    met = is_roomy and refined.separated and mean_bound <= max(RESOLUTION, _SHARE * smallest)
     turned = max(float(side.angles.norm()) for side in (left, right))
     relative = refined.contraction + min(1.0, error / max(turned, error)) if error > 0 else 0.0
     contained = max(float(side.containment.norm()) for side in (left, right)) / math.sqrt(k)
