@@ -14,8 +14,8 @@ SHOWN = ("sparsity", "stable_rank")
 
 # What training logs under a condition, and what the page calls it.
 LOGGED = {
-    "update_norm": "norm of the update",
-    "leakage": "outside the subspace",
+    "update_norm": "‖ΔW‖",
+    "leakage": "leakage",
     "kept_tokens": "tokens kept",
     "age": "age of rollouts (steps)",
     "mismatch_kl_nats": "KL(sampler ‖ student) (nats)",
