@@ -40,6 +40,8 @@ VERBS = {
         "--max-memory",
         "--workers",
         "--executor",
+        "--allow-pickle",
+        "--allow-quantised",
         "--set",
         "--dry-run",
         "--json",

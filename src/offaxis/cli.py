@@ -35,6 +35,14 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSO
 DryRun = Annotated[
     bool, Parameter(name="--dry-run", negative="", help="Print the plan and stop there.")
 ]
+AllowPickle = Annotated[
+    bool,
+    Parameter(negative="", help="Open pickled weights, through weights_only=True alone."),
+]
+AllowQuantised = Annotated[
+    bool,
+    Parameter(negative="", help="Measure quantised weights too, whose noise is in every number."),
+]
 Workers = Annotated[
     int | None, Parameter(help="Processes, one thread each; as many as cores by default.")
 ]
@@ -211,11 +219,14 @@ def measure(
         Engine | None,
         Parameter(help="What runs the work; pool by default, torchrun where torchrun started it."),
     ] = None,
+    allow_pickle: AllowPickle = False,
+    allow_quantised: AllowQuantised = False,
     overrides: Set = (),
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Measure every weight matrix of every checkpoint, with its null beside it."""
+    from offaxis.checkpoints.access import Access
     from offaxis.measurement.command import measure_command
 
     result = measure_command(
@@ -234,6 +245,7 @@ def measure(
         executor=executor,
         overrides=assignments(overrides),
         dry_run=dry_run,
+        access=Access(pickle=allow_pickle, quantised=allow_quantised),
     )
     if result:  # of torchrun's ranks, only the first has one
         _say(result, as_json)

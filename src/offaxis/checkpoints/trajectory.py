@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from offaxis.checkpoints.base import CheckpointReader
-from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
+from offaxis.checkpoints.formats import format_of
 from offaxis.errors import CheckpointError, UsageError
 from offaxis.runs import RunFolder
 
@@ -38,11 +37,6 @@ class Trajectory:
     def origin(self) -> str:
         """The folder that holds the run's first checkpoint."""
         return str(self.checkpoints[0].path.resolve().parent)
-
-
-def open_checkpoint(path: Path) -> CheckpointReader:
-    """Open a checkpoint in whichever known format it has."""
-    return SafetensorsFolder(path)
 
 
 def find_trajectories(
@@ -95,7 +89,7 @@ def _of_run(path: Path, anchor: Path | None, run: str | None) -> Trajectory:
         )
     notes = (
         (f"not measured: the weights that lie in {path} itself, beside its checkpoints",)
-        if SafetensorsFolder.recognises(path)
+        if format_of(path) is not None
         else ()
     )
     return Trajectory(run or path.resolve().name, anchor, kept, folder, notes)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from offaxis.checkpoints.access import SAFE, Access
 from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.console import messages
 from offaxis.diagnostics.base import Tier
@@ -37,6 +38,7 @@ def measure_command(
     executor: str | None,
     overrides: Mapping[str, Any],
     dry_run: bool,
+    access: Access = SAFE,
 ) -> dict[str, Any]:
     """Measure what the paths name; return where the results are and what they cover.
 
@@ -55,6 +57,7 @@ def measure_command(
         draws=_at_least_two(draws),
         seed=seed,
         device=_device(device),
+        access=access,
     )
     trajectories = find_trajectories(paths, anchor=anchor, run=run)
     results = ResultsFolder(out or _default_out(trajectories))

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from offaxis.checkpoints.trajectory import open_checkpoint
+from offaxis.checkpoints.access import SAFE, Access
+from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.files import write_text
 
 _SETTLED_NS = 2_000_000_000
@@ -24,28 +25,28 @@ class Hashed(NamedTuple):
     time_ns: int
 
 
-def hash_checkpoint(path: Path) -> Hashed:
+def hash_checkpoint(path: Path, access: Access = SAFE) -> Hashed:
     """Read a checkpoint's files whole.
 
     Raises:
         CheckpointError: If they cannot be read.
     """
-    state, now = _state(path), time.time_ns()
-    return Hashed(open_checkpoint(path).digest(), state, now)
+    state, now = _state(path, access), time.time_ns()
+    return Hashed(open_checkpoint(path, access).digest(), state, now)
 
 
-def remembered(memory: Path, paths: Iterable[Path]) -> dict[Path, str]:
+def remembered(memory: Path, paths: Iterable[Path], access: Access = SAFE) -> dict[Path, str]:
     """The digests of those checkpoints whose files are as they were when they were hashed."""
     held = _load(memory)
     found = {}
     for path in paths:
         entry = held.get(str(path.resolve()))
-        if isinstance(entry, dict) and entry.get("state") == _state(path):
+        if isinstance(entry, dict) and entry.get("state") == _state(path, access):
             found[path] = str(entry.get("sha256"))
     return found
 
 
-def remember(memory: Path, hashed: Iterable[tuple[Path, Hashed]]) -> None:
+def remember(memory: Path, hashed: Iterable[tuple[Path, Hashed]], access: Access = SAFE) -> None:
     """Keep digests for the next time, of files that were at rest.
 
     Raises:
@@ -54,15 +55,16 @@ def remember(memory: Path, hashed: Iterable[tuple[Path, Hashed]]) -> None:
     settled = {
         str(path.resolve()): {"state": found.state, "sha256": found.digest}
         for path, found in hashed
-        if found.state == _state(path) and _newest(found.state) < found.time_ns - _SETTLED_NS
+        if found.state == _state(path, access)
+        and _newest(found.state) < found.time_ns - _SETTLED_NS
     }
     if settled:
         write_text(memory, json.dumps(_load(memory) | settled, indent=1, sort_keys=True) + "\n")
 
 
-def _state(path: Path) -> State:
+def _state(path: Path, access: Access) -> State:
     """Each weight file's place, inode, size and times; the last of them no program can set."""
-    stats = [(file.resolve(), file.stat()) for file in open_checkpoint(path).files()]
+    stats = [(file.resolve(), file.stat()) for file in open_checkpoint(path, access).files()]
     return [[str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in stats]
 
 

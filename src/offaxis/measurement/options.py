@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from offaxis.catalog import collect, suggestion
+from offaxis.checkpoints.access import SAFE, Access
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
 from offaxis.engine import Draws
@@ -46,6 +47,7 @@ class Options:
         walk_draws: Draws of the nested random walk.
         seed: Key of all draws.
         device: Where matrices are worked on, as torch names it.
+        access: What may be opened beside safetensors.
     """
 
     passes: tuple[Pass, ...] = field(default_factory=lambda: (Pass("stored", every_name()),))
@@ -56,6 +58,7 @@ class Options:
     walk_draws: int = 2
     seed: int = 0
     device: str = "cpu"
+    access: Access = SAFE
 
     def draws_for(self, key: str) -> Draws:
         """The draws of one unit."""

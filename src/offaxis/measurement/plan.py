@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.pairing import Pairing, pair
-from offaxis.checkpoints.trajectory import Trajectory, open_checkpoint
+from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import Kind, View
 from offaxis.diagnostics.base import Tier
 from offaxis.measurement.options import Options
@@ -139,10 +140,14 @@ def make_plan(
     shared: dict[tuple[str, View], list[Series]] = {}
     anchors: dict[str, Source] = {}
     for trajectory in trajectories:
-        run, anchor_reader = trajectory.run, open_checkpoint(trajectory.anchor)
-        anchor = Source(0, trajectory.anchor, identify(trajectory.anchor))
+        run, base, access = trajectory.run, trajectory.anchor, options.access
+        anchor_reader = open_checkpoint(base, access)
+        anchor = Source(0, base, identify(base))
         anchor_of[run] = anchors.setdefault(anchor.digest, anchor)
-        pairings = [pair(anchor_reader, open_checkpoint(c.path)) for c in trajectory.checkpoints]
+        pairings = [
+            pair(anchor_reader, open_checkpoint(c.path, access, base))
+            for c in trajectory.checkpoints
+        ]
         pairing_of[run] = pairings[-1]
         present = [Source(c.step, c.path, identify(c.path)) for c in trajectory.checkpoints]
         sources[run] = tuple(sorted([*present, *(gone or {}).get(run, ())]))

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.console import byte_progress, messages, progress
 from offaxis.files import exclusively, sweep
@@ -74,7 +75,7 @@ def measure(
         earlier = earlier_runs(results)
         require_same_tier(results, options.tier)
         extended = [extended_by(trajectory, earlier) for trajectory in trajectories]
-        digests = _digests(engine, results, extended, console)
+        digests = _digests(engine, results, extended, options.access, console)
         gone = {t.run: gone_since(t, earlier.get(t.run)) for t in extended}
         plan = make_plan(extended, results, options, digests.__getitem__, gone)
         require_same_runs(plan, earlier)
@@ -100,19 +101,23 @@ def _alone(results: ResultsFolder, runs: Sequence[str], console: Console) -> Ite
 
 
 def _digests(
-    engine: Executor, results: ResultsFolder, trajectories: Sequence[Trajectory], console: Console
+    engine: Executor,
+    results: ResultsFolder,
+    trajectories: Sequence[Trajectory],
+    access: Access,
+    console: Console,
 ) -> dict[Path, str]:
     """The hash of every checkpoint; each file is read once, and again when it has changed."""
     paths = sorted({p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))})
     memory = results.root / ".digests.json"
-    known = remembered(memory, paths)
+    known = remembered(memory, paths, access)
     new = [path for path in paths if path not in known]
     if not new:
         return known
     with progress(console) as bars:
-        found = engine.as_done(hash_checkpoint, new)
+        found = engine.as_done(partial(hash_checkpoint, access=access), new)
         hashed = dict(bars.track(found, len(new), description="hashing checkpoints"))
-    remember(memory, ((path, hashed[position]) for position, path in enumerate(new)))
+    remember(memory, ((path, hashed[position]) for position, path in enumerate(new)), access)
     return known | {path: hashed[position].digest for position, path in enumerate(new)}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offaxis.checkpoints.base import CheckpointReader
-from offaxis.checkpoints.trajectory import open_checkpoint
+from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
@@ -84,6 +84,10 @@ class Task:
         request = request_for(chosen, o.overrides, self.view.shape, o.tier, vectors=1)
         measuring = cost.peak_bytes(self.view, o.tier, request.top)
         return max(measuring, cost.comparing_bytes(self.view, o.walk_draws))
+
+    def open(self, source: Source) -> CheckpointReader:
+        """Open the anchor, or one of the checkpoints."""
+        return open_checkpoint(source.path, self.options.access, self.anchor.path)
 
     def core_seconds(self, tier: Tier) -> float:
         """Estimated time on one core by a tier, if no unit is finished."""
@@ -159,7 +163,7 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
         if source.is_gone:
             before = source
             continue
-        reader = open_checkpoint(source.path)
+        reader = task.open(source)
         dtype = reader.tensors()[task.view.tensor].dtype
         current, names = (source, dtype), _names(task.view, each.diagnostics)
         wanted = _provenance(task, each, current, present, names, ranks=ranks)
@@ -215,7 +219,7 @@ def _provenance(
 
 def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
     o = task.options
-    W = _read(open_checkpoint(task.anchor.path), task.view, each).to(o.device)
+    W = _read(task.open(task.anchor), task.view, each).to(o.device)
     chosen = {name: item for job in jobs for name, item in job.chosen.items()}
     vectors = max(job.vectors for job in jobs) if task.view.kind == "matrix" else 0
     request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
@@ -256,7 +260,7 @@ def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str,
     if job.before is job.task.anchor:
         step = kept
     else:
-        before = partial(_placed, job, open_checkpoint(job.before.path))
+        before = partial(_placed, job, job.task.open(job.before))
         step = leading_factors(before, read, job.vectors, job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
 

@@ -1,0 +1,61 @@
+"""Every checkpoint format there is, and the one place where a checkpoint is opened."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from offaxis.checkpoints.access import SAFE, Access
+from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
+
+
+@runtime_checkable
+class Format(Protocol):
+    """How the folders of one format are told, and opened."""
+
+    NAME: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder has this format, by the names of its files alone."""
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        """Open a folder of this format.
+
+        Args:
+            path: The folder.
+            access: What the user allows.
+            base: The folder of the anchor, for formats that hold updates of it.
+
+        Raises:
+            CheckpointError: If it cannot be read, or not with this access.
+        """
+
+
+class _Safetensors:
+    NAME = "safetensors"
+
+    def recognises(self, path: Path) -> bool:
+        return SafetensorsFolder.recognises(path)
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        return SafetensorsFolder(path)
+
+
+FORMATS: Sequence[Format] = (_Safetensors(),)
+"""In the order in which a folder is tried."""
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a folder, or None where it is none that is known."""
+    return next((known for known in FORMATS if known.recognises(path)), None)
+
+
+def open_checkpoint(
+    path: Path, access: Access = SAFE, base: Path | None = None
+) -> CheckpointReader:
+    """Open a checkpoint in whichever known format it has.
+
+    Raises:
+        CheckpointError: If it cannot be read, or not with this access.
+    """
+    return (format_of(path) or _Safetensors()).open(path, access, base)
