@@ -1,12 +1,15 @@
 """Every checkpoint format there is, and the one place where a checkpoint is opened."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from offaxis.checkpoints.access import SAFE, Access
+from offaxis.checkpoints.adapters import AdapterFolder
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
+from offaxis.errors import CheckpointError
 
 
 @runtime_checkable
@@ -41,7 +44,25 @@ class _Safetensors:
         return SafetensorsFolder(path)
 
 
-FORMATS: Sequence[Format] = (_Safetensors(),)
+class _Adapter:
+    NAME = "adapter"
+
+    def recognises(self, path: Path) -> bool:
+        return AdapterFolder.recognises(path)
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        if SafetensorsFolder.recognises(path):
+            raise CheckpointError(
+                str(path),
+                expected="a model or an adapter",
+                found="both in one folder, so that it is not told which is meant",
+                do="move one of them into a folder of its own",
+            )
+        open_base = None if base is None else partial(open_checkpoint, base, access)
+        return AdapterFolder(path, access, open_base)
+
+
+FORMATS: Sequence[Format] = (_Adapter(), _Safetensors())
 """In the order in which a folder is tried."""
 
 

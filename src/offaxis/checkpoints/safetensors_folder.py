@@ -19,10 +19,16 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 
 class SafetensorsFolder:
-    """One checkpoint folder, opened for reading; links out of it are refused."""
+    """One checkpoint folder, opened for reading; links out of it are refused.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The folder.
+        single: The name of a file that holds everything; its index adds `.index.json`.
+    """
+
+    def __init__(self, path: Path, single: str = SINGLE) -> None:
         self.path = path
+        self._single, self._index = single, f"{single}.index.json"
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -32,20 +38,20 @@ class SafetensorsFolder:
     @cached_property
     def _files(self) -> list[Path]:
         """The weight files; a whole model goes before an index, as in transformers."""
-        if (self.path / SINGLE).is_file():
-            return [self._own(SINGLE)]
-        if (self.path / INDEX).is_file():
+        if (self.path / self._single).is_file():
+            return [self._own(self._single)]
+        if (self.path / self._index).is_file():
             return [self._own(name) for name in sorted(set(self._weight_map.values()))]
         raise CheckpointError(
             str(self.path),
-            expected=f"a folder with {SINGLE} or {INDEX}",
+            expected=f"a folder with {self._single} or {self._index}",
             found="neither" if self.path.is_dir() else "no such folder",
             do="give the folder of a Hugging Face checkpoint in safetensors format",
         )
 
     @cached_property
     def _weight_map(self) -> dict[str, str]:
-        index = self.path / INDEX
+        index = self.path / self._index
         try:
             mapping = json.loads(index.read_text("utf-8"))["weight_map"]
             return {str(name): str(shard) for name, shard in mapping.items()}
@@ -64,7 +70,7 @@ class SafetensorsFolder:
         homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
         if Path(name).name != name or file.resolve().parent not in homes:
             raise CheckpointError(
-                str(self.path / INDEX if name != SINGLE else file),
+                str(self.path / self._index if name != self._single else file),
                 expected="weights that lie in the checkpoint's own folder",
                 found=repr(name) if Path(name).name != name else f"a link to {file.resolve()}",
                 do="do not trust this checkpoint, or copy its weights into the folder",
@@ -95,7 +101,7 @@ class SafetensorsFolder:
                         found[name] = (info, file)
             except (SafetensorError, OSError) as error:
                 raise _damaged(file, error) from error
-        if not (self.path / SINGLE).is_file():
+        if not (self.path / self._single).is_file():
             self._require_as_indexed(found)
         return dict(sorted(found.items()))
 
@@ -118,7 +124,7 @@ class SafetensorsFolder:
         if wrong:
             name = wrong[0]
             raise CheckpointError(
-                f"tensor {name!r}, {self.path / INDEX}",
+                f"tensor {name!r}, {self.path / self._index}",
                 expected=f"it in {self._weight_map.get(name, 'no shard')}",
                 found=f"it in {held.get(name, 'no shard')}"
                 + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""),
