@@ -66,8 +66,8 @@ class HoldsUpdates(CheckpointReader, Protocol):
     """A checkpoint that says how it differs from its base, and has the base for the rest."""
 
     @property
-    def base(self) -> Path:
-        """The folder of the base."""
+    def base(self) -> Path | None:
+        """The folder of the base; None where it was opened without, and cannot be read."""
 
     def holding(self, name: str) -> Holding:
         """What it has of a tensor."""

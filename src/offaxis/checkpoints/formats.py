@@ -1,7 +1,6 @@
 """Every checkpoint format there is, and the one place where a checkpoint is opened."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -58,8 +57,7 @@ class _Adapter:
                 found="both in one folder, so that it is not told which is meant",
                 do="move one of them into a folder of its own",
             )
-        open_base = None if base is None else partial(open_checkpoint, base, access)
-        return AdapterFolder(path, access, open_base)
+        return AdapterFolder(path, access, None if base is None else open_checkpoint(base, access))
 
 
 FORMATS: Sequence[Format] = (_Adapter(), _Safetensors())

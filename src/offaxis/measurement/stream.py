@@ -15,16 +15,18 @@ from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
 from offaxis.engine import (
+    Factors,
     PreparedAnchor,
     Stored,
     evaluate,
     leading_factors,
+    leading_of_step,
     prepare,
     request_for,
 )
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
-from offaxis.measurement import beside, cost, units
+from offaxis.measurement import beside, cost, factors, units
 from offaxis.measurement.ahead import Reader, ahead, worth_it
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
@@ -230,11 +232,9 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
     key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    held = Stored(read, getattr(torch, stored), job.series.master)
+    held = Stored(read, getattr(torch, stored), job.series.master, _factors(job, job.task.anchor))
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
-    is_mixed = each.storage == "stored" and stored != view.dtype
-    flags = ("mixed_precision",) if is_mixed else ()
-    readings, nulls = units.cells(found.evaluated, each.storage, flags)
+    readings, nulls = units.cells(found.evaluated, each.storage, _flags(job))
     tensors = dict(found.kept)
     if similarity.NAME in job.lacking:
         tensors |= _increment(job, found.kept, read)
@@ -244,6 +244,29 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
         nulls = beside.rows(earlier.nulls, nulls)
         tensors = beside.tensors(earlier.tensors(), tensors, job.lacking)
     units.save(path, job.provenance, readings, nulls, tensors)
+
+
+def _flags(job: _Job) -> tuple[str, ...]:
+    """What holds of everything that is read of a unit."""
+    if job.storage.storage != "stored":
+        return ()
+    if factors.is_unmerged(job.reader, job.task.view):
+        return ("unmerged",)
+    return ("mixed_precision",) if job.provenance.dtype != job.task.view.dtype else ()
+
+
+def _factors(job: _Job, before: Source) -> Factors | None:
+    """The update since an earlier checkpoint as a product of thin factors, where it is held so.
+
+    A cast to bf16 leaves no such product.
+    """
+    if job.storage.storage != "stored" or job.task.view.kind != "matrix":
+        return None
+    found = factors.since(job.task.open(before), job.reader, job.task.view)
+    if found is None:
+        return None
+    device = job.task.options.device
+    return found.left.to(device), found.right.to(device)
 
 
 _OF_STEP = {
@@ -259,6 +282,8 @@ def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str,
     """The leading factors of the step since the checkpoint before; at the first, of the update."""
     if job.before is job.task.anchor:
         step = kept
+    elif (thin := _factors(job, job.before)) is not None:
+        step = leading_of_step(thin, job.vectors)
     else:
         before = partial(_placed, job, job.task.open(job.before))
         step = leading_factors(before, read, job.vectors, job.task.options.tier)

@@ -1,7 +1,7 @@
 """PEFT's folders: a LoRA adapter, opened with the base that it changes."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from offaxis.errors import CheckpointError
 
 _ROWS = 1 << 18  # entries multiplied at a time
 
-OpenBase = Callable[[], CheckpointReader]
-
 
 class AdapterFolder:
     """An adapter on its base: the base's tensors, those that it adapts with their updates added.
@@ -30,13 +28,14 @@ class AdapterFolder:
     Args:
         path: The folder, of PEFT's layout.
         access: What the user allows.
-        open_base: Opens the base; None where there is none, as when files are hashed alone. What
-            the adapter says of where it was is never followed.
+        base: The base; None where there is none, as when files are hashed alone. What the adapter
+            says of where it was is never followed.
     """
 
-    def __init__(self, path: Path, access: Access, open_base: OpenBase | None) -> None:
+    def __init__(self, path: Path, access: Access, base: CheckpointReader | None) -> None:
         self.path = path
-        self._access, self._open_base = access, open_base
+        self.base = None if base is None else base.path
+        self._access, self._given = access, base
 
     @staticmethod
     def recognises(path: Path) -> bool:
@@ -52,25 +51,20 @@ class AdapterFolder:
     def _stored(self) -> Stored:
         return open_stored(self.path, self._access)
 
-    @cached_property
+    @property
     def _base(self) -> CheckpointReader:
-        if self._open_base is None:
+        if self._given is None:
             raise CheckpointError(
                 str(self.path),
                 expected="the model that this adapter was trained on",
                 found="an adapter alone, which holds nothing but a change",
                 do="give that model's folder with --anchor, or with --base beside another anchor",
             )
-        return self._open_base()
+        return self._given
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
         return parts_of(self.path, self.settings, self._stored.tensors(), self._base.tensors())
-
-    @property
-    def base(self) -> Path:
-        """The folder of the base."""
-        return self._base.path
 
     def files(self) -> Sequence[Path]:
         """The settings and the weights."""
