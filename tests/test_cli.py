@@ -42,6 +42,7 @@ VERBS = {
         "--executor",
         "--allow-pickle",
         "--allow-quantised",
+        "--min-coverage",
         "--set",
         "--dry-run",
         "--json",

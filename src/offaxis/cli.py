@@ -221,6 +221,9 @@ def measure(
     ] = None,
     allow_pickle: AllowPickle = False,
     allow_quantised: AllowQuantised = False,
+    min_coverage: Annotated[
+        float, Parameter(help="Share of both sides' weights that must be paired, else exit code 4.")
+    ] = 0.99,
     overrides: Set = (),
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -246,6 +249,7 @@ def measure(
         overrides=assignments(overrides),
         dry_run=dry_run,
         access=Access(pickle=allow_pickle, quantised=allow_quantised),
+        min_coverage=min_coverage,
     )
     if result:  # of torchrun's ranks, only the first has one
         _say(result, as_json)

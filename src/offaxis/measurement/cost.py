@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics.base import Tier
 from offaxis.linalg.products import product
@@ -38,8 +39,22 @@ _DRAW_PASSES = 265.0
 
 def stored_bytes(view: View) -> int:
     """Bytes that a checkpoint holds of a view."""
-    itemsize: int = getattr(torch, view.dtype).itemsize
-    return view.numel * itemsize
+    return view.numel * _itemsize(view.dtype)
+
+
+def read_bytes(piece: Piece) -> int:
+    """Bytes that are read for one logical matrix: the whole of what it is cut out of."""
+    return piece.numel_read * _itemsize(piece.dtype)
+
+
+def cutting_bytes(piece: Piece) -> int:
+    """Memory that is held beside a matrix while it is cut out of what was read."""
+    return 0 if piece.is_as_read else read_bytes(piece)
+
+
+def _itemsize(dtype: str) -> int:
+    itemsize: int = getattr(torch, dtype).itemsize
+    return itemsize
 
 
 def peak_bytes(view: View, tier: Tier, top: int) -> int:
@@ -60,7 +75,7 @@ def peak_bytes(view: View, tier: Tier, top: int) -> int:
         return _FIXED + 6 * FLOAT64 * view.numel
     p, q = sorted(view.shape)
     stored, square = stored_bytes(view), p * p * FLOAT64
-    wide = FLOAT32 if getattr(torch, view.dtype).itemsize <= 2 else FLOAT64
+    wide = FLOAT32 if _itemsize(view.dtype) <= 2 else FLOAT64
     basis, vectors = (p * p + p * q) * FLOAT32, (p + q) * top * FLOAT64
     factoring = stored + max(3 * square, square + p * q * FLOAT64 + vectors)
     held = stored + view.numel + basis + vectors

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.formats import open_checkpoint
+from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
@@ -49,10 +50,18 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints of one run, ascending, and the format that held its weights in training."""
+    """The checkpoints of one run, ascending, as one matrix is found in them.
+
+    Attributes:
+        run: The run's name.
+        checkpoints: Those that are measured, and those that were and are gone since.
+        pieces: Where the matrix lies, by the steps of those that hold it.
+        master: The format that held the weights in training.
+    """
 
     run: str
     checkpoints: tuple[Source, ...]
+    pieces: Mapping[int, Piece]
     master: str = "unknown"
 
 
@@ -69,13 +78,14 @@ class Task:
     @property
     def num_units(self) -> int:
         """How many (matrix, checkpoint, storage) units the task holds."""
-        present = sum(not source.is_gone for s in self.series for source in s.checkpoints)
-        return len(self.options.passes) * present
+        return len(self.options.passes) * sum(len(s.pieces) for s in self.series)
 
     @property
     def bytes_to_read(self) -> int:
         """Bytes of stored weights, read anew for each checkpoint and as the one before it."""
-        return cost.stored_bytes(self.view) * (1 + self.num_units)
+        held = [piece for s in self.series for piece in s.pieces.values()]
+        again = len(self.options.passes) * sum(map(cost.read_bytes, held))
+        return cost.read_bytes(self.view.piece) + again
 
     @property
     def peak_bytes(self) -> int:
@@ -85,7 +95,9 @@ class Task:
         chosen = {name: known[name] for name in named}
         request = request_for(chosen, o.overrides, self.view.shape, o.tier, vectors=1)
         measuring = cost.peak_bytes(self.view, o.tier, request.top)
-        return max(measuring, cost.comparing_bytes(self.view, o.walk_draws))
+        pieces = (self.view.piece, *(p for s in self.series for p in s.pieces.values()))
+        beside = max(cost.cutting_bytes(piece) for piece in pieces)
+        return max(measuring + beside, cost.comparing_bytes(self.view, o.walk_draws))
 
     def open(self, source: Source) -> CheckpointReader:
         """Open the anchor, or one of the checkpoints."""
@@ -105,7 +117,7 @@ def run_task(task: Task) -> int:
         if not jobs:
             continue
         anchor = _prepared(task, each, jobs)
-        readers = [partial(_placed, job, job.reader) for job in jobs]
+        readers = [partial(_placed, job, job.reader, job.piece) for job in jobs]
         turns = ahead(readers, enabled=worth_it(task.options.device))
         for job, read in zip(jobs, turns, strict=True):
             _make(job, anchor, read)
@@ -129,6 +141,7 @@ class _Job:
     series: Series
     source: Source
     reader: CheckpointReader
+    piece: Piece
     before: Source
     provenance: units.Provenance
     lacking: Collection[str]
@@ -156,7 +169,8 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
     """The units of one run that are not there, or lack something that is wanted now.
 
     A checkpoint deleted since it was measured keeps its place: the increment of the one after it
-    began there, and is not made again from an earlier one.
+    began there, and is not made again from an earlier one. One that does not hold the matrix has no
+    unit, and is passed over.
     """
     held = [units.provenance(unit_path(task, series, s, each.storage)) for s in series.checkpoints]
     ranks = {K for unit in held if unit is not None for K in unit.ranks}
@@ -165,9 +179,9 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
         if source.is_gone:
             before = source
             continue
-        reader = task.open(source)
-        dtype = reader.tensors()[task.view.tensor].dtype
-        current, names = (source, dtype), _names(task.view, each.diagnostics)
+        if (piece := series.pieces.get(source.step)) is None:
+            continue
+        current, names = (source, piece), _names(task.view, each.diagnostics)
         wanted = _provenance(task, each, current, present, names, ranks=ranks)
         adds = unit is not None and unit.is_of(wanted)
         if unit is None:
@@ -182,14 +196,15 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
                 begun = present.digest if similarity.NAME in lacking else unit.before
                 together = beside.definitions(unit, wanted)
                 wanted = replace(wanted, before=begun, definitions=together)
-            yield _Job(task, each, series, source, reader, present, wanted, lacking, adds)
+            reader = task.open(source)
+            yield _Job(task, each, series, source, reader, piece, present, wanted, lacking, adds)
         before = present = source
 
 
 def _provenance(
     task: Task,
     each: Pass,
-    current: tuple[Source, str],
+    current: tuple[Source, Piece],
     before: Source,
     names: Collection[str],
     *,
@@ -210,18 +225,24 @@ def _provenance(
         current=current[0].digest,
         before=before.digest,
         tensor=task.view.tensor,
-        view=task.view.view,
+        view=_cut(task.view, current[1]),
         storage=each.storage,
-        dtype=current[1],
+        dtype=current[1].dtype,
         tier=o.tier,
         draws=f"{o.draws}+{o.edge_draws}, seed {o.seed}",
         definitions=named,
     )
 
 
+def _cut(view: View, current: Piece) -> str:
+    """The view's label, and how it is cut out on both sides where a config has said it."""
+    cuts = dict.fromkeys(piece.how for piece in (view.piece, current))
+    return "; ".join((view.view, *filter(None, cuts)))
+
+
 def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
     o = task.options
-    W = _read(task.open(task.anchor), task.view, each).to(o.device)
+    W = _read(task.open(task.anchor), task.view, task.view.piece, each).to(o.device)
     chosen = {name: item for job in jobs for name, item in job.chosen.items()}
     vectors = max(job.vectors for job in jobs) if task.view.kind == "matrix" else 0
     request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
@@ -230,7 +251,7 @@ def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
 
 def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
-    key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
+    key = f"{job.series.run}|{job.source.step}|{view.key}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
     held = Stored(read, getattr(torch, stored), job.series.master, _factors(job, job.task.anchor))
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
@@ -285,19 +306,20 @@ def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str,
     elif (thin := _factors(job, job.before)) is not None:
         step = leading_of_step(thin, job.vectors)
     else:
-        before = partial(_placed, job, job.task.open(job.before))
+        piece = job.series.pieces[job.before.step]
+        before = partial(_placed, job, job.task.open(job.before), piece)
         step = leading_factors(before, read, job.vectors, job.task.options.tier)
     return {name: step[ours] for ours, name in _OF_STEP.items()}
 
 
-def _placed(job: _Job, reader: CheckpointReader) -> Tensor:
+def _placed(job: _Job, reader: CheckpointReader, piece: Piece) -> Tensor:
     """Read the matrix of a job, and move it to where it is worked on."""
-    return _read(reader, job.task.view, job.storage).to(job.task.options.device)
+    return _read(reader, job.task.view, piece, job.storage).to(job.task.options.device)
 
 
-def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:
+def _read(reader: CheckpointReader, view: View, piece: Piece, each: Pass) -> Tensor:
     """Read one matrix as stored, or as a bf16 file would have held it."""
-    W = reader.read(view.tensor, view.entry).reshape(view.shape)
+    W = piece.read(reader).reshape(view.shape)
     if each.storage == "bf16":
         W = rounding.narrowed(W)
     bad = W.numel()
