@@ -12,6 +12,7 @@ from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import Kind, View
 from offaxis.diagnostics.base import Tier
 from offaxis.measurement.covering import Covered, covered, described, together
+from offaxis.measurement.factors import adapted_alone
 from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
@@ -157,7 +158,8 @@ def _paired(trajectory: Trajectory, options: Options) -> Pairing:
     """Pair the checkpoints of a run with its anchor, each as far as is asked for."""
     anchor = trajectory.anchor
     readers = [open_checkpoint(c.path, options.access, anchor) for c in trajectory.checkpoints]
-    found = pair(open_checkpoint(anchor, options.access), readers)
+    begun = open_checkpoint(anchor, options.access)
+    found = pair(begun, readers)
     for checkpoint, coverage in zip(trajectory.checkpoints, found.coverages, strict=True):
         require(coverage, options.min_coverage, anchor, checkpoint.path)
-    return found
+    return adapted_alone(found, begun, readers)

@@ -27,8 +27,9 @@ from offaxis.engine import (
 )
 from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
-from offaxis.measurement import beside, cost, factors, units
+from offaxis.measurement import beside, cost, units
 from offaxis.measurement.ahead import Reader, ahead, worth_it
+from offaxis.measurement.factors import Place
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
@@ -148,6 +149,11 @@ class _Job:
     adds: bool
 
     @property
+    def place(self) -> Place:
+        """The matrix in its checkpoint."""
+        return Place(self.reader, self.piece)
+
+    @property
     def chosen(self) -> dict[str, Diagnostic]:
         """The diagnostics to read."""
         return {name: item for name, item in diagnostics().items() if name in self.lacking}
@@ -253,7 +259,8 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
     key = f"{job.series.run}|{job.source.step}|{view.key}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    held = Stored(read, getattr(torch, stored), job.series.master, _factors(job, job.task.anchor))
+    thin = _factors(job, job.task.anchor, view.piece)
+    held = Stored(read, getattr(torch, stored), job.series.master, thin)
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
     readings, nulls = units.cells(found.evaluated, each.storage, _flags(job))
     tensors = dict(found.kept)
@@ -271,19 +278,19 @@ def _flags(job: _Job) -> tuple[str, ...]:
     """What holds of everything that is read of a unit."""
     if job.storage.storage != "stored":
         return ()
-    if factors.is_unmerged(job.reader, job.task.view):
+    if job.place.is_unmerged:
         return ("unmerged",)
-    return ("mixed_precision",) if job.provenance.dtype != job.task.view.dtype else ()
+    return ("mixed_precision",) if job.piece.dtype != job.task.view.dtype else ()
 
 
-def _factors(job: _Job, before: Source) -> Factors | None:
+def _factors(job: _Job, before: Source, piece: Piece) -> Factors | None:
     """The update since an earlier checkpoint as a product of thin factors, where it is held so.
 
     A cast to bf16 leaves no such product.
     """
     if job.storage.storage != "stored" or job.task.view.kind != "matrix":
         return None
-    found = factors.since(job.task.open(before), job.reader, job.task.view)
+    found = job.place.since(Place(job.task.open(before), piece))
     if found is None:
         return None
     device = job.task.options.device
@@ -302,14 +309,17 @@ _OF_STEP = {
 def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str, Tensor]:
     """The leading factors of the step since the checkpoint before; at the first, of the update."""
     if job.before is job.task.anchor:
-        step = kept
-    elif (thin := _factors(job, job.before)) is not None:
-        step = leading_of_step(thin, job.vectors)
-    else:
-        piece = job.series.pieces[job.before.step]
-        before = partial(_placed, job, job.task.open(job.before), piece)
-        step = leading_factors(before, read, job.vectors, job.task.options.tier)
-    return {name: step[ours] for ours, name in _OF_STEP.items()}
+        return _of_step(kept)
+    piece = job.series.pieces[job.before.step]
+    thin = _factors(job, job.before, piece)
+    if thin is not None:
+        return _of_step(leading_of_step(thin, job.vectors))
+    before = partial(_placed, job, job.task.open(job.before), piece)
+    return _of_step(leading_factors(before, read, job.vectors, job.task.options.tier))
+
+
+def _of_step(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: found[ours] for ours, name in _OF_STEP.items()}
 
 
 def _placed(job: _Job, reader: CheckpointReader, piece: Piece) -> Tensor:

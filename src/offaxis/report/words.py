@@ -110,6 +110,7 @@ FLAG_WORDS = {
     "subspace_unresolved": "the last of the K directions is not told from the next",
     "tail_undefined": "fewer than two, equal or unresolved top singular values",
     "tied_gap": "the k-th and the next singular value are equal",
+    "unmerged": "an adapter's update itself: no file holds its sum with the base",
     "vector": "no matrix, and no directions",
     "zero_anchor": "the anchor is zero",
     "zero_update": "nothing moved",

@@ -100,6 +100,8 @@ class AdapterFolder:
     def read(self, name: str, index: int | None = None) -> Tensor:
         """Return a tensor, or entry `index` of its first axis: float64 where it is adapted."""
         part = self._parts.get(name, Part())
+        if index is not None and part.factors is not None and part.factors.entries is None:
+            return self.read(name)[index]
         source = self._base.read if part.tensor is None else self._stored.read
         W = source(part.tensor or name, index)
         if part.bias is not None:
@@ -108,7 +110,7 @@ class AdapterFolder:
         if part.factors is None:
             return W
         if part.factors.entries is not None and index is None:
-            W = W.double()
+            W = W.to(torch.float64, copy=True)
             for entry, one in enumerate(W):
                 _add(one, self._low_rank(part.factors, entry))
             return W
