@@ -30,6 +30,7 @@ VERBS = {
         "--paths",
         "--out",
         "--anchor",
+        "--base",
         "--run",
         "--as",
         "--diagnostics",

@@ -194,6 +194,9 @@ def measure(
     anchor: Annotated[
         Path | None, Parameter(help="The checkpoint that updates are measured from.")
     ] = None,
+    base: Annotated[
+        Path | None, Parameter(help="The model that adapters change, where it is not the anchor.")
+    ] = None,
     run: Annotated[str | None, Parameter(help="Name of the run.")] = None,
     storage: Annotated[
         tuple[Storage, ...],
@@ -248,7 +251,7 @@ def measure(
         executor=executor,
         overrides=assignments(overrides),
         dry_run=dry_run,
-        access=Access(pickle=allow_pickle, quantised=allow_quantised),
+        access=Access(pickle=allow_pickle, quantised=allow_quantised, base=base),
         min_coverage=min_coverage,
     )
     if result:  # of torchrun's ranks, only the first has one

@@ -9,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run as cli
 from offaxis.errors import CheckpointError
 from offaxis.measurement import Options, measure
+from offaxis.measurement.digests import hash_checkpoint
+from offaxis.measurement.options import passes
 from offaxis.table import ResultsFolder
 from tests.adapters import ADAPTED, dense, factors, save_adapter
 from tests.judge import judge
@@ -20,6 +23,7 @@ from tests.models import anchor_weights, save
 
 STEPS = (1, 2, 4)
 SMALL = 0.002
+NEAR = ["norm", "rank", "spectral_shift", "rotation"]
 DRAWN = {"spikes", "corrected_stable_rank", "corrected_norm", "spike_energy"}
 Row = dict[str, Any]
 
@@ -200,3 +204,31 @@ def test_an_adapter_alone_names_the_way_out(
     said = capsys.readouterr().err
     assert "an adapter alone" in said
     assert "--anchor" in said
+
+
+def test_an_adapter_is_an_anchor_where_its_base_is_given(folder: Path, tmp_path: Path) -> None:
+    """Steps 2 and 4 from step 1, with readings of the sum as well as of the factors."""
+    paths = [folder / "lora" / f"checkpoint-{step}" for step in STEPS]
+    options = Options(passes=passes(["stored"], NEAR), access=Access(base=folder / "base"))
+    trajectories = find_trajectories(paths[1:], anchor=paths[0], run="on")
+    found = measure(trajectories, tmp_path, options, workers=1)
+    start = dense(factors(1))
+    for step in STEPS[1:]:
+        for name, D in dense(factors(step)).items():
+            W = anchor_weights()[name].bfloat16().double() + start[name]
+            E = D - start[name]
+            truth = judge(W, W + E, E)
+            read = {
+                f"{row['diagnostic']}.{row['quantity']}": row
+                for row in rows(found, step=step, tensor=name)
+            }
+            for key in ("norm.frobenius_norm", "norm.spectral_norm", "rank.stable_rank"):
+                assert read[key]["value"] == pytest.approx(truth[key].value, rel=1e-10)
+            for key in ("spectral_shift.spectral_shift", "rotation.left_mean"):
+                row, true = read[key], truth[key]
+                assert row["value"] > 0
+                assert abs(row["value"] - true.value) <= row["error_bound"] + true.error
+    assert {row["tensor"] for row in rows(found)} == set(ADAPTED)
+    base, first = (hash_checkpoint(path).digest for path in (folder / "base", paths[0]))
+    (run,) = found.manifest()["runs"]
+    assert run["anchor_sha256"] not in (base, first)

@@ -57,7 +57,9 @@ class _Adapter:
                 found="both in one folder, so that it is not told which is meant",
                 do="move one of them into a folder of its own",
             )
-        return AdapterFolder(path, access, None if base is None else open_checkpoint(base, access))
+        if base is None or base.resolve() == path.resolve():
+            return AdapterFolder(path, access, None)
+        return AdapterFolder(path, access, open_checkpoint(base, access))
 
 
 FORMATS: Sequence[Format] = (_Adapter(), _Safetensors())
@@ -74,7 +76,12 @@ def open_checkpoint(
 ) -> CheckpointReader:
     """Open a checkpoint in whichever known format it has.
 
+    Args:
+        path: The folder.
+        access: What the user allows, and the base of adapters where it is given.
+        base: The base otherwise: the anchor.
+
     Raises:
         CheckpointError: If it cannot be read, or not with this access.
     """
-    return (format_of(path) or _Safetensors()).open(path, access, base)
+    return (format_of(path) or _Safetensors()).open(path, access, access.base or base)

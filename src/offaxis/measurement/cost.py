@@ -1,7 +1,7 @@
 """What one matrix costs to measure: bytes, memory and time, stated before it is begun."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
@@ -57,7 +57,7 @@ def _itemsize(dtype: str) -> int:
     return itemsize
 
 
-def peak_bytes(view: View, tier: Tier, top: int) -> int:
+def peak_bytes(view: View, tier: Tier, top: int, dtypes: Iterable[str] = ()) -> int:
     """Memory that measuring a view holds at most, whatever the number of checkpoints.
 
     Factoring the anchor takes its Gram matrix, which becomes its eigenvectors, and LAPACK's work of
@@ -70,19 +70,22 @@ def peak_bytes(view: View, tier: Tier, top: int) -> int:
         view: The matrix.
         tier: By which engine.
         top: How many leading vectors of the anchor are held in float64.
+        dtypes: Those that checkpoints are read in: of what an adapter changes, float64.
     """
     if view.kind == "elements":
         return _FIXED + 6 * FLOAT64 * view.numel
     p, q = sorted(view.shape)
     stored, square = stored_bytes(view), p * p * FLOAT64
-    wide = FLOAT32 if _itemsize(view.dtype) <= 2 else FLOAT64
+    widest = max(map(_itemsize, (view.dtype, *dtypes)))
+    wide = FLOAT32 if widest <= 2 else FLOAT64
+    current = widest * view.numel
     basis, vectors = (p * p + p * q) * FLOAT32, (p + q) * top * FLOAT64
     factoring = stored + max(3 * square, square + p * q * FLOAT64 + vectors)
     held = stored + view.numel + basis + vectors
     work = max(2 * square, view.numel * FLOAT32, _RESTORED * min(view.numel, _FOLLOWED))
-    measuring = wide * view.numel + work
+    measuring = wide * view.numel + max(work, current)
     if tier == "exact":
-        rotating = stored + square + 4 * vectors + p * q * FLOAT32
+        rotating = current + square + 4 * vectors + p * q * FLOAT32
         stepping = (wide + FLOAT64) * view.numel if p > _SMALL else 0
         measuring = max(measuring, rotating, stepping)
     return _beside(view) + max(factoring, held + measuring)

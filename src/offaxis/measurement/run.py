@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,27 @@ def _digests(
     access: Access,
     console: Console,
 ) -> dict[Path, str]:
-    """The hash of every checkpoint; each file is read once, and again when it has changed."""
-    paths = sorted({p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))})
+    """The hash of every checkpoint; each file is read once, and again when it has changed.
+
+    What is measured from an anchor depends on the base of its adapters, where that is another one.
+    """
+    hashed = _hashed(engine, results, trajectories, access, console)
+    if access.base is None:
+        return hashed
+    on = hashed[access.base]
+    anchors = {t.anchor for t in trajectories}
+    return hashed | {p: sha256(f"{hashed[p]} on {on}".encode()).hexdigest() for p in anchors}
+
+
+def _hashed(
+    engine: Executor,
+    results: ResultsFolder,
+    trajectories: Sequence[Trajectory],
+    access: Access,
+    console: Console,
+) -> dict[Path, str]:
+    given = {p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))}
+    paths = sorted(given if access.base is None else {*given, access.base})
     memory = results.root / ".digests.json"
     known = remembered(memory, paths, access)
     new = [path for path in paths if path not in known]

@@ -95,8 +95,9 @@ class Task:
         named = {name for each in o.passes for name in each.diagnostics if name in known}
         chosen = {name: known[name] for name in named}
         request = request_for(chosen, o.overrides, self.view.shape, o.tier, vectors=1)
-        measuring = cost.peak_bytes(self.view, o.tier, request.top)
         pieces = (self.view.piece, *(p for s in self.series for p in s.pieces.values()))
+        dtypes = {piece.dtype for piece in pieces}
+        measuring = cost.peak_bytes(self.view, o.tier, request.top, dtypes)
         beside = max(cost.cutting_bytes(piece) for piece in pieces)
         return max(measuring + beside, cost.comparing_bytes(self.view, o.walk_draws))
 
