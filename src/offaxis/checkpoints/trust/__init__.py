@@ -1,0 +1,11 @@
+"""Checks that come before a stranger's bytes are given to a parser, and what is read without one.
+
+Nothing of a checkpoint is executed, nothing outside its folder is read, and what a file claims of
+its sizes is held against the bytes it has.
+"""
+
+from offaxis.checkpoints.trust.dcp import read_dcp_metadata
+from offaxis.checkpoints.trust.pickles import load_pickle
+from offaxis.checkpoints.trust.places import own_file
+
+__all__ = ["load_pickle", "own_file", "read_dcp_metadata"]

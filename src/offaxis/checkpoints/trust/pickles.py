@@ -1,0 +1,114 @@
+"""Pickled weights, opened where the user allows it and through `weights_only=True` alone."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed.tensor  # its shards are known to `weights_only` from here on
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from offaxis.checkpoints.access import Access
+from offaxis.checkpoints.trust.archives import check_archive, globals_of
+from offaxis.errors import CheckpointError
+
+DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+"""Every dtype of torch by its name, as `torch.bfloat16`."""
+
+_SHARDS = {
+    "torch.distributed.tensor": ("DTensor",),
+    "torch.distributed.tensor._dtensor_spec": ("DTensorSpec", "ShardOrderEntry", "TensorMeta"),
+    "torch.distributed.tensor.placement_types": ("Partial", "Replicate", "Shard", "_StridedShard"),
+    "torch.distributed.device_mesh": ("DeviceMesh",),
+    "torch.distributed._mesh_layout": ("_FlatLayout", "_MeshLayout"),
+}
+
+_ALLOWED = {
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch.device",
+    "torch.serialization._get_layout",
+    "torch.storage.UntypedStorage",
+    "torch._tensor._rebuild_from_type_v2",
+    *(f"torch._utils._rebuild_{kind}" for kind in ("parameter", "parameter_with_state")),
+    *(f"torch._utils._rebuild_{kind}" for kind in ("tensor_v2", "tensor_v3", "wrapper_subclass")),
+    *(f"torch.{kind.__name__}" for kind in torch._storage_classes),
+    *(f"{module}.{name}" for module, names in _SHARDS.items() for name in names),
+    *DTYPES,
+}
+"""What weights are made of; narrower than torch's own list, which has types that allocate."""
+
+
+def load_pickle(file: Path, access: Access) -> object:
+    """Read the tensors that `torch.save` wrote, as views of the mapped file.
+
+    Args:
+        file: An archive of `torch.save`.
+        access: What the user allows.
+
+    Raises:
+        CheckpointError: If pickles are not allowed, the archive would unpack to more than it has,
+            it names anything but tensors and their containers, or it is damaged.
+    """
+    if not access.pickle:
+        raise CheckpointError(
+            str(file),
+            expected="weights that are not pickled",
+            found="a pickle, in which a stranger could have put code",
+            do="add --allow-pickle: they are opened through weights_only=True alone",
+        )
+    strange = sorted(globals_of(file, check_archive(file)) - _ALLOWED)
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise CheckpointError(
+            str(file),
+            expected="a pickle of tensors and their containers alone",
+            found=f"{strange[0]}{more}; nothing of it was run",
+            do="do not trust this file, or save its weights again with safetensors",
+        )
+    held = _load(file)
+    for tensor in _tensors(held):
+        _require_backed(file, tensor)
+    return held
+
+
+def _load(file: Path) -> object:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(file, weights_only=True, mmap=True, map_location="cpu")
+    except (pickle.UnpicklingError, Exception) as error:
+        raise CheckpointError(
+            str(file),
+            expected="a whole archive of torch.save",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            do="copy the file again, or save its weights again with safetensors",
+        ) from error
+
+
+def _tensors(held: object) -> list[Tensor]:
+    """Every tensor in nested containers, each container once."""
+    found, waiting, seen = [], [held], set()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list | tuple | set):
+            waiting.extend(item)
+    return found
+
+
+def _require_backed(file: Path, tensor: Tensor) -> None:
+    local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    if local.numel() * local.element_size() > local.untyped_storage().nbytes():
+        raise CheckpointError(
+            str(file),
+            expected="tensors as large as the bytes they have",
+            found=f"shape {list(local.shape)} over {local.untyped_storage().nbytes():,} bytes",
+            do="do not trust this file, or save its weights again, made contiguous",
+        )
