@@ -1,13 +1,11 @@
 """Pickled weights, opened where the user allows it and through `weights_only=True` alone."""
 
-import pickle
+import importlib
 import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed.tensor  # its shards are known to `weights_only` from here on
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.trust.archives import check_archive, globals_of
@@ -74,10 +72,12 @@ def load_pickle(file: Path, access: Access) -> object:
 
 
 def _load(file: Path) -> object:
+    # Its shards are known to `weights_only` from here on; it is slow to import.
+    importlib.import_module("torch.distributed.tensor")
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(file, weights_only=True, mmap=True, map_location="cpu")
-    except (pickle.UnpicklingError, Exception) as error:
+    except Exception as error:  # whatever damaged bytes make of torch
         raise CheckpointError(
             str(file),
             expected="a whole archive of torch.save",
@@ -104,7 +104,7 @@ def _tensors(held: object) -> list[Tensor]:
 
 
 def _require_backed(file: Path, tensor: Tensor) -> None:
-    local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    local = getattr(tensor, "_local_tensor", tensor)  # of a shard
     if local.numel() * local.element_size() > local.untyped_storage().nbytes():
         raise CheckpointError(
             str(file),
