@@ -5,7 +5,7 @@ its sizes is held against the bytes it has.
 """
 
 from offaxis.checkpoints.trust.dcp import read_dcp_metadata
-from offaxis.checkpoints.trust.pickles import load_pickle
+from offaxis.checkpoints.trust.pickles import load_payload, load_pickle, require_pickle
 from offaxis.checkpoints.trust.places import own_file
 
-__all__ = ["load_pickle", "own_file", "read_dcp_metadata"]
+__all__ = ["load_payload", "load_pickle", "own_file", "read_dcp_metadata", "require_pickle"]
