@@ -1,7 +1,7 @@
 """torch's distributed checkpoints: `.metadata` and the `.distcp` files of the processes.
 
-What `torch.distributed.checkpoint.save` writes, from FSDP2, torchtitan, Lightning and accelerate. One
-tensor is read at a time, without a process group, and without torch's reader of `.metadata`.
+What `torch.distributed.checkpoint.save` writes, for FSDP2, torchtitan, Lightning and accelerate.
+One tensor is read at a time, without a process group and without torch's reader of `.metadata`.
 """
 
 import re
@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Piece, joined, require_whole
+from offaxis.checkpoints.joining import Part, joined, require_whole
 from offaxis.checkpoints.pickled import as_of, dtype_name
 from offaxis.checkpoints.trust import load_payload, own_file, read_dcp_metadata
 from offaxis.errors import CheckpointError
@@ -35,11 +35,6 @@ class DistributedFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether the folder holds the metadata of a distributed checkpoint."""
-        return (path / _METADATA).is_file()
-
     @cached_property
     def _metadata(self) -> Metadata:
         return _metadata(self.path, as_of(own_file(self.path, _METADATA)))
@@ -52,7 +47,7 @@ class DistributedFolder:
             if isinstance(held, TensorStorageMetadata) and not _OPTIMIZER.match(name)
         }
         for name, held in found.items():
-            require_whole(self._where(name), tuple(held.size), self._pieces(name, held))
+            require_whole(self._where(name), tuple(held.size), self._parts(name, held))
         if not found:
             raise CheckpointError(
                 str(self.path),
@@ -98,8 +93,8 @@ class DistributedFolder:
     def read(self, name: str, index: int | None = None) -> Tensor:
         """Return a tensor joined from its shards, or entry `index` of its first axis."""
         held = self._weights[name]
-        where, pieces = self._where(name), self._pieces(name, held)
-        return joined(where, tuple(held.size), held.properties.dtype, pieces, index)
+        where, parts = self._where(name), self._parts(name, held)
+        return joined(where, tuple(held.size), held.properties.dtype, parts, index)
 
     def digest(self) -> str:
         """Return the SHA-256 over the metadata and the weight files."""
@@ -108,9 +103,9 @@ class DistributedFolder:
     def _where(self, name: str) -> str:
         return f"tensor {name!r} in {self.path}"
 
-    def _pieces(self, name: str, held: TensorStorageMetadata) -> list[Piece]:
+    def _parts(self, name: str, held: TensorStorageMetadata) -> list[Part]:
         return [
-            Piece(
+            Part(
                 tuple(chunk.offsets),
                 tuple(chunk.sizes),
                 partial(self._load, MetadataIndex(name, chunk.offsets)),
@@ -120,21 +115,7 @@ class DistributedFolder:
         ]
 
     def _load(self, index: MetadataIndex) -> Tensor:
-        stored = self._metadata.storage_data.get(index)
-        if stored is None:
-            raise CheckpointError(
-                self._where(index.fqn),
-                expected=f"a place in the files for its shard at {list(index.offset or ())}",
-                found="none",
-                do="save the checkpoint again: its metadata is not whole",
-            )
-        if stored.transform_descriptors:
-            raise CheckpointError(
-                self._where(index.fqn),
-                expected="shards as torch.save writes them",
-                found=f"shards through {', '.join(map(str, stored.transform_descriptors))}",
-                do="save the checkpoint again without extensions",
-            )
+        stored = self._metadata.storage_data[index]
         file = own_file(self.path, stored.relative_path, where=self.path / _METADATA)
         return load_payload(file, stored.offset, stored.length)
 

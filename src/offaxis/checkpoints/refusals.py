@@ -11,6 +11,7 @@ from offaxis.checkpoints.access import Access
 from offaxis.errors import CheckpointError
 
 _SHOWN = 6
+_MEGATRON = re.compile(r"mp_rank_\d+(_\d+)*|dist_ckpt")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Refused:
 def _is_megatron(path: Path) -> bool:
     """Megatron's own files, or the distributed checkpoint whose names and layout are Megatron's."""
     names = _names(path)
-    if any(re.match(r"mp_rank_\d+(_\d+)*$", name) and (path / name).is_dir() for name in names):
+    if any(_MEGATRON.fullmatch(name) and (path / name).is_dir() for name in names):
         return True
     is_distributed = ".metadata" in names or any(name.endswith(".distcp") for name in names)
     return (is_distributed and "common.pt" in names) or _backend(path) in ("torch_dist", "zarr")
@@ -72,15 +73,19 @@ REFUSED = (
     Refused(
         "a checkpoint of Megatron",
         _is_megatron,
-        lambda path: "export it first, with Megatron-Bridge: AutoBridge.from_hf_pretrained(MODEL)"
-        f".export_ckpt({str(path)!r}, OUT); or, of verl: python -m verl.model_merger merge "
-        f"--backend megatron --local_dir {path} --target_dir OUT",
+        lambda path: (
+            "export it first, with Megatron-Bridge: AutoBridge.from_hf_pretrained(MODEL)"
+            f".export_ckpt({str(path)!r}, OUT); or, of verl: python -m verl.model_merger merge "
+            f"--backend megatron --local_dir {path} --target_dir OUT"
+        ),
     ),
     Refused(
         "DeepSpeed's ZeRO partitions",
         _is_zero,
-        lambda path: "python -m deepspeed.checkpoint.ds_to_universal --input_folder "
-        f"{path} --output_folder {path}_universal, then measure that with --allow-pickle",
+        lambda path: (
+            "python -m deepspeed.checkpoint.ds_to_universal --input_folder "
+            f"{path} --output_folder {path}_universal, then measure that with --allow-pickle"
+        ),
     ),
     Refused(
         "a distributed checkpoint without its .metadata",

@@ -1,6 +1,5 @@
 """Hugging Face folders: `model.safetensors`, whole or in shards named by an index."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from offaxis.checkpoints.base import TensorInfo
+from offaxis.checkpoints.hashing import digest_of
 from offaxis.errors import CheckpointError
 
 SINGLE = "model.safetensors"
@@ -148,14 +148,7 @@ class SafetensorsFolder:
 
     def digest(self) -> str:
         """Return the SHA-256 over the weight files, which names them, shards included."""
-        total = hashlib.sha256()
-        for file in self._files:
-            try:
-                with file.open("rb") as handle:
-                    total.update(hashlib.file_digest(handle, "sha256").digest())
-            except OSError as error:
-                raise _damaged(file, error) from error
-        return total.hexdigest()
+        return digest_of(self._files)
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Piece, joined, require_whole
+from offaxis.checkpoints.joining import Part, joined, require_whole
 from offaxis.checkpoints.pickled import State, dtype_name, mapped
 from offaxis.checkpoints.trust import own_file, require_pickle
 from offaxis.errors import CheckpointError
@@ -40,11 +40,6 @@ class VerlFolder:
     def __init__(self, path: Path, access: Access) -> None:
         require_pickle(path, access)
         self.path, self._access = path, access
-
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether the folder holds the model files of FSDP's processes."""
-        return bool(_ranks(path))
 
     @cached_property
     def _files(self) -> list[Path]:
@@ -111,12 +106,12 @@ class VerlFolder:
         if not isinstance(self._states[0][name], DTensor):
             _require_equal(where, [held.local for held in ranks])
         boxes = {held.offsets: held for held in reversed(ranks) if held.local.numel()}
-        pieces = [
-            Piece(offsets, tuple(held.local.shape), held.local.detach)
+        parts = [
+            Part(offsets, tuple(held.local.shape), held.local.detach)
             for offsets, held in sorted(boxes.items())
         ]
-        require_whole(where, ranks[0].shape, pieces)
-        return joined(where, ranks[0].shape, ranks[0].dtype, pieces, index)
+        require_whole(where, ranks[0].shape, parts)
+        return joined(where, ranks[0].shape, ranks[0].dtype, parts, index)
 
     def digest(self) -> str:
         """Return the SHA-256 over the files of all processes, by rank."""
@@ -159,6 +154,8 @@ def _held(where: str, tensor: Tensor, rank: int) -> _Held:
     try:
         spec = tensor._spec
         _require_known(where, spec.placements)
+        if spec.tensor_meta is None:
+            raise _misplaced(where, "no shape of the whole")
         shape = tuple(spec.tensor_meta.shape)
         # what torch before 2.9 pickled has the mesh itself where later ones compute it
         mesh = vars(spec.mesh).get("mesh")
