@@ -1,7 +1,6 @@
 """Hugging Face folders: `model.safetensors`, whole or in shards named by an index."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +9,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from offaxis.checkpoints.base import TensorInfo
+from offaxis.checkpoints.trust.documents import read_object
+from offaxis.checkpoints.trust.headers import damaged, read_header
+from offaxis.checkpoints.trust.names import require_count
+from offaxis.checkpoints.trust.places import own_file
 from offaxis.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_MOST_SHARDS = 10_000
 
 
 class SafetensorsFolder:
@@ -33,9 +36,9 @@ class SafetensorsFolder:
     def _files(self) -> list[Path]:
         """The weight files; a whole model goes before an index, as in transformers."""
         if (self.path / SINGLE).is_file():
-            return [self._own(SINGLE)]
+            return [own_file(self.path, SINGLE)]
         if (self.path / INDEX).is_file():
-            return [self._own(name) for name in sorted(set(self._weight_map.values()))]
+            return [own_file(self.path, name, where=self.path / INDEX) for name in self._shards()]
         raise CheckpointError(
             str(self.path),
             expected=f"a folder with {SINGLE} or {INDEX}",
@@ -45,56 +48,36 @@ class SafetensorsFolder:
 
     @cached_property
     def _weight_map(self) -> dict[str, str]:
-        index = self.path / INDEX
-        try:
-            mapping = json.loads(index.read_text("utf-8"))["weight_map"]
-            return {str(name): str(shard) for name, shard in mapping.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        mapping = read_object(self.path, INDEX).get("weight_map")
+        if not isinstance(mapping, dict) or not all(type(v) is str for v in mapping.values()):
             raise CheckpointError(
-                str(index),
-                expected='a JSON object with a "weight_map" from tensor names to shard files',
-                found=f"{type(error).__name__}: {error}",
+                str(self.path / INDEX),
+                expected='a "weight_map" from tensor names to shard files',
+                found="none, or one of other things",
                 do="restore the index that was saved with the shards",
-            ) from error
+            )
+        return mapping
 
-    def _own(self, name: str) -> Path:
-        """A file of this folder; the hub's cache may keep its bytes beside its snapshots."""
-        file = self.path / name
-        home = self.path.resolve()
-        homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-        if Path(name).name != name or file.resolve().parent not in homes:
+    def _shards(self) -> list[str]:
+        shards = sorted(set(self._weight_map.values()))
+        if len(shards) > _MOST_SHARDS:
             raise CheckpointError(
-                str(self.path / INDEX if name != SINGLE else file),
-                expected="weights that lie in the checkpoint's own folder",
-                found=repr(name) if Path(name).name != name else f"a link to {file.resolve()}",
-                do="do not trust this checkpoint, or copy its weights into the folder",
+                str(self.path / INDEX),
+                expected=f"at most {_MOST_SHARDS:,} shards",
+                found=f"{len(shards):,}",
+                do="do not trust this checkpoint: no trainer saves so many",
             )
-        if not file.is_file():
-            raise CheckpointError(
-                str(file),
-                expected="a shard that the index names",
-                found="no such file",
-                do="fetch the missing shard, or save the checkpoint again",
-            )
-        return file
+        return shards
 
     @cached_property
     def _headers(self) -> dict[str, tuple[TensorInfo, Path]]:
         found: dict[str, tuple[TensorInfo, Path]] = {}
         for file in self._files:
-            try:
-                with safe_open(file, framework="pt") as handle:
-                    for name in handle.keys():  # noqa: SIM118 - not a mapping
-                        header = handle.get_slice(name)
-                        dtype = str(header.get_dtype())
-                        info = TensorInfo(
-                            name, tuple(header.get_shape()), _DTYPES.get(dtype, dtype)
-                        )
-                        if name in found:
-                            raise self._twice(name, found[name][1], file)
-                        found[name] = (info, file)
-            except (SafetensorError, OSError) as error:
-                raise _damaged(file, error) from error
+            for name, info in read_header(file).items():
+                if name in found:
+                    raise self._twice(name, found[name][1], file)
+                found[name] = (info, file)
+            require_count(len(found), self.path)
         if not (self.path / SINGLE).is_file():
             self._require_as_indexed(found)
         return dict(sorted(found.items()))
@@ -144,7 +127,7 @@ class SafetensorsFolder:
                 part: Tensor = handle.get_slice(name)[index]
                 return part
         except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
 
     def digest(self) -> str:
         """Return the SHA-256 over the weight files, which names them, shards included."""
@@ -154,14 +137,5 @@ class SafetensorsFolder:
                 with file.open("rb") as handle:
                     total.update(hashlib.file_digest(handle, "sha256").digest())
             except OSError as error:
-                raise _damaged(file, error) from error
+                raise damaged(file, error) from error
         return total.hexdigest()
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        str(file),
-        expected="a whole safetensors file",
-        found=str(error),
-        do="copy or save the file again: it is truncated or damaged",
-    )
