@@ -1,28 +1,37 @@
 """The index of weights in several files: which tensor lies in which of them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from offaxis.checkpoints.trust.documents import read_object
 from offaxis.errors import CheckpointError
+
+_MOST_SHARDS = 10_000
 
 
 def weight_map(index: Path) -> dict[str, str]:
     """The shard of each tensor.
 
     Raises:
-        CheckpointError: If the file is no index.
+        CheckpointError: If the file is no index, lies elsewhere, or names more files than any
+            trainer writes.
     """
-    try:
-        mapping = json.loads(index.read_text("utf-8"))["weight_map"]
-        return {str(name): str(shard) for name, shard in mapping.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            str(index),
-            expected='a JSON object with a "weight_map" from tensor names to shard files',
-            found=f"{type(error).__name__}: {error}",
-            do="restore the index that was saved with the shards",
-        ) from error
+    mapping = read_object(index.parent, index.name).get("weight_map")
+    if not isinstance(mapping, dict) or not all(type(shard) is str for shard in mapping.values()):
+        raise _no_index(index, "none, or one of other things")
+    shards = len(set(mapping.values()))
+    if shards > _MOST_SHARDS:
+        raise _no_index(index, f"{shards:,} shards")
+    return mapping
+
+
+def _no_index(index: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        str(index),
+        expected=f'a "weight_map" from tensor names to at most {_MOST_SHARDS:,} shard files',
+        found=found,
+        do="restore the index that was saved with the shards",
+    )
 
 
 def require_once(name: str, folder: Path, first: Path | None, second: Path) -> None:

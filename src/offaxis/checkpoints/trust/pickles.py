@@ -13,6 +13,7 @@ from torch import Tensor
 
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.trust.archives import check_archive, globals_of
+from offaxis.checkpoints.trust.names import require_names
 from offaxis.errors import CheckpointError
 
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -59,7 +60,9 @@ def load_pickle(file: Path, access: Access) -> object:
     require_pickle(file, access)
     _require_known(file, check_archive(file))
     held = _load(file, file)
-    for tensor in _tensors(held):
+    names, tensors = _inside(held)
+    require_names(names, file)
+    for tensor in tensors:
         _require_backed(file, tensor)
     return held
 
@@ -146,21 +149,22 @@ def _unsaid(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _tensors(held: object) -> list[Tensor]:
-    """Every tensor in nested containers, each container once."""
-    found, waiting, seen = [], [held], set()
+def _inside(held: object) -> tuple[list[str], list[Tensor]]:
+    """Every name and every tensor in nested containers, each container once."""
+    names, tensors, waiting, seen = list[str](), list[Tensor](), [held], set[int]()
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, Tensor):
-            found.append(item)
+            tensors.append(item)
         elif isinstance(item, dict):
+            names.extend(key for key in item if isinstance(key, str))
             waiting.extend(item.values())
         elif isinstance(item, list | tuple | set):
             waiting.extend(item)
-    return found
+    return names, tensors
 
 
 def _require_backed(file: Path, tensor: Tensor) -> None:

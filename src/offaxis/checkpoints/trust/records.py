@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from offaxis.checkpoints.trust.names import require_names
 from offaxis.checkpoints.trust.places import own_file
 from offaxis.checkpoints.trust.unpickling import METADATA, Record, StrangeError
 
@@ -45,6 +46,7 @@ def described(folder: Path, held: object) -> Metadata:
     planner = state.get("planner_data")
     keys = {} if planner is None else {n: _keys(k) for n, k in _mapping(planner) if n in tensors}
     found = Metadata(tensors, keys, places, StorageMeta(), _text(state.get("version") or ""))
+    require_names(tensors, folder / METADATA)
     _require_bytes(folder, found)
     return found
 
@@ -55,6 +57,9 @@ def _stored(held: object) -> TensorStorageMetadata | BytesStorageMetadata:
     state = _state(held, "TensorStorageMetadata")
     size = _size(state["size"])
     chunks = [_chunk(chunk, size) for chunk in _typed(state["chunks"], list)]
+    held_in_pieces = sum(math.prod(chunk.sizes) for chunk in chunks)
+    if held_in_pieces != math.prod(size):
+        raise StrangeError(f"pieces of {held_in_pieces:,} entries for a tensor {list(size)}")
     return TensorStorageMetadata(_properties(state["properties"]), size, chunks)
 
 
