@@ -61,9 +61,11 @@ def test_lightnings_folder_keeps_the_names_of_the_state(saved: Path) -> None:
 
 
 def test_what_is_no_weight_is_listed_with_its_reason(saved: Path) -> None:
-    reader = open_checkpoint(saved / "titan" / "checkpoint" / "step-5")
-    assert left_out(reader) == {
-        "optimizer.*": "state of the optimizer, 36 entries",
+    folder = saved / "titan" / "checkpoint" / "step-5"
+    entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    count = sum(name.startswith("optimizer.") for name in entries)
+    assert left_out(open_checkpoint(folder)) == {
+        "optimizer.*": f"state of the optimizer, {count} entries",
         "train_state.step": "no tensor",
     }
 
