@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_meshes_of_earlier_versions_of_torch_are_understood(tmp_path: Path) -> N
         vars(mesh).clear()
         vars(mesh).update(_device_type="cpu", mesh=ranks, mesh_dim_names=("fsdp",))
         torch.save(held, file)
+    assert torch.equal(open_checkpoint(folder, ALLOWED).read("w"), W)
+
+
+def test_what_was_saved_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    W = torch.randn(5, 3)
+    folder = save_ranks(tmp_path, W, (2,), [Shard(0)])
+    for rank in range(2):
+        file = folder / name_of(rank, 2)
+        with zipfile.ZipFile(file) as archive:
+            records = {info.filename: archive.read(info) for info in archive.infolist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in records.items():  # every place and device that the pickle names
+                archive.writestr(name, content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"))
+    assert b"cuda:0" in (folder / name_of(0, 2)).read_bytes()
     assert torch.equal(open_checkpoint(folder, ALLOWED).read("w"), W)
 
 
