@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Part, joined, require_whole
+from offaxis.checkpoints.parts import Part, joined, require_whole
 from offaxis.checkpoints.pickled import as_of, dtype_name
 from offaxis.checkpoints.trust import load_payload, own_file, read_dcp_metadata
 from offaxis.errors import CheckpointError

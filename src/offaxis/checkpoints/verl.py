@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Part, joined, require_whole
+from offaxis.checkpoints.parts import Part, joined, require_whole
 from offaxis.checkpoints.pickled import State, dtype_name, mapped
 from offaxis.checkpoints.trust import own_file, require_pickle
 from offaxis.errors import CheckpointError
