@@ -77,3 +77,16 @@ class HoldsUpdates(CheckpointReader, Protocol):
 
         Of rank 0 where it holds nothing; None where the update is no product of thin factors.
         """
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A reader of folders that hold more than a model's weights."""
+
+    def left_out(self) -> dict[str, str]:
+        """What is stored beside the weights and not offered, by name, with the reason."""
+
+
+def left_out(reader: CheckpointReader) -> dict[str, str]:
+    """What a checkpoint holds beside its weights, with the reason; nothing in most formats."""
+    return reader.left_out() if isinstance(reader, LeavesOut) else {}

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.base import CheckpointReader, left_out
 from offaxis.checkpoints.coverage import Coverage
 from offaxis.checkpoints.joining import join
 from offaxis.checkpoints.names.model import model_at
 from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.sides import Contents, Side, contents_of, side_of
-from offaxis.checkpoints.views import View, first_rows
+from offaxis.checkpoints.views import Skipped, View, first_rows
 from offaxis.errors import CheckpointError
 
 
@@ -63,8 +63,15 @@ def pair(anchor: CheckpointReader, currents: Sequence[CheckpointReader]) -> Pair
         contents = contents_of(reader, model or known)
         if contents not in joined:
             joined[contents] = join(old, side_of(reader.path, contents))
-        coverages.append(joined[contents])
+        beside = left_out(anchor) | left_out(reader)
+        coverages.append(_with(joined[contents], beside) if beside else joined[contents])
     return Pairing(_pieces(old, coverages), coverages)
+
+
+def _with(found: Coverage, beside: Mapping[str, str]) -> Coverage:
+    """The coverage with what a side stores beside its weights."""
+    more = [Skipped(name, reason) for name, reason in beside.items()]
+    return found._replace(without_weights=(*found.without_weights, *more))
 
 
 def _pieces(old: Side, coverages: Sequence[Coverage]) -> dict[View, Sequence[Piece | None]]:

@@ -1,6 +1,5 @@
 """PEFT's folders: a LoRA adapter, opened with the base that it changes."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +10,17 @@ from torch import Tensor
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.adapters.layout import Factors, Part, parts_of
 from offaxis.checkpoints.adapters.settings import CONFIG, Settings, read_settings
-from offaxis.checkpoints.adapters.stored import PICKLED, SINGLE, Stored, open_stored
-from offaxis.checkpoints.base import CheckpointReader, Holding, LowRank, TensorInfo
+from offaxis.checkpoints.base import CheckpointReader, Holding, LowRank, TensorInfo, left_out
+from offaxis.checkpoints.bin_folder import BinFolder
+from offaxis.checkpoints.hashing import digest_of
+from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
 from offaxis.checkpoints.trust import own_file
 from offaxis.errors import CheckpointError
 
-_ROWS = 1 << 18  # entries multiplied at a time
+SINGLE = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+
+_ENTRIES = 1 << 18  # multiplied at a time
 
 
 class AdapterFolder:
@@ -45,11 +49,14 @@ class AdapterFolder:
     @cached_property
     def settings(self) -> Settings:
         """What its configuration says."""
-        return read_settings(own_file(self.path, CONFIG))
+        return read_settings(self.path)
 
     @cached_property
-    def _stored(self) -> Stored:
-        return open_stored(self.path, self._access)
+    def _stored(self) -> CheckpointReader:
+        """The adapter's own tensors; safetensors go before a pickle, as in PEFT."""
+        if (self.path / PICKLED).is_file() and not (self.path / SINGLE).is_file():
+            return BinFolder(self.path, self._access, PICKLED)
+        return SafetensorsFolder(self.path, SINGLE)
 
     @property
     def _base(self) -> CheckpointReader:
@@ -122,9 +129,11 @@ class AdapterFolder:
 
     def digest(self) -> str:
         """Return the SHA-256 over settings and weights."""
-        total = hashlib.sha256(own_file(self.path, CONFIG).read_bytes())
-        total.update(self._stored.digest().encode())
-        return total.hexdigest()
+        return digest_of(self.files())
+
+    def left_out(self) -> dict[str, str]:
+        """What the base and the adapter's file hold beside weights."""
+        return left_out(self._base) | left_out(self._stored)
 
     def _low_rank(self, factors: Factors, index: int | None) -> LowRank:
         A, B = (self._stored.read(name).double() for name in (factors.A, factors.B))
@@ -151,7 +160,7 @@ class AdapterFolder:
 
 def _add(W: Tensor, update: LowRank) -> None:
     """Add an update in place, without its whole product."""
-    height = max(1, _ROWS // max(W.shape[1], 1))
+    height = max(1, _ENTRIES // max(W.shape[1], 1))
     for rows, left in zip(W.split(height), update.left.split(height), strict=True):
         rows.addmm_(left, update.right.T)
 

@@ -1,6 +1,5 @@
 """What `adapter_config.json` says of an adapter, as far as its update depends on it."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,11 +8,11 @@ from typing import Annotated, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from offaxis.checkpoints.trust import read_object
 from offaxis.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 
-_MOST_BYTES = 1 << 22
 _MOST_QUANTIFIERS = 3
 
 _KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal", "mica")
@@ -79,20 +78,13 @@ class Settings(BaseModel):
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
-def read_settings(file: Path) -> Settings:
-    """Read and check an adapter's settings.
+def read_settings(folder: Path) -> Settings:
+    """Read and check the settings of the adapter in a folder.
 
     Raises:
         CheckpointError: If the file is damaged, or the adapter is of a kind that is not read.
     """
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"{file.stat().st_size:,} bytes")
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(file, str(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(file, type(content).__name__)
+    file, content = folder / CONFIG, read_object(folder, CONFIG)
     if content.get("peft_type") != "LORA":
         _refuse(
             file,

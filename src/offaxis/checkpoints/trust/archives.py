@@ -3,6 +3,7 @@
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from io import SEEK_END, BytesIO
 from pathlib import Path
 
 from offaxis.errors import CheckpointError
@@ -13,18 +14,22 @@ LARGEST_PICKLE = 1 << 26
 _MOST_RECORDS = 1 << 20
 
 
-def check_archive(file: Path) -> bytes:
+def check_archive(file: Path, part: BytesIO | None = None) -> bytes:
     """Return the pickle of an archive whose records are as large as the bytes they have.
 
     `torch.save` stores its records without compression, so that nothing unpacks to more than the
     file; an archive that says otherwise is not opened.
 
+    Args:
+        file: The file, which errors name.
+        part: The archive, where it is a stretch of the file.
+
     Raises:
         CheckpointError: If it is no such archive, or unpacks to more than it has.
     """
     try:
-        size = file.stat().st_size
-        with zipfile.ZipFile(file) as archive:
+        size = file.stat().st_size if part is None else part.seek(0, SEEK_END)
+        with zipfile.ZipFile(file if part is None else part) as archive:
             records = archive.infolist()
             _require_stored(file, records, size)
             return archive.read(_pickle_of(file, records))

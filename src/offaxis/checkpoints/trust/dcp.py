@@ -1,39 +1,24 @@
-"""The `.metadata` of torch's distributed checkpoints: what they hold, and in which of their files.
+"""The `.metadata` of torch's distributed checkpoints, which torch reads with a bare `pickle.load`.
 
-Torch reads it with a bare `pickle.load`; here it becomes passive data, and torch's classes only
-once every value has been found to have its type and every claim to fit the files' bytes.
+Here it becomes passive data, and torch's classes only once every value has been found to have its
+type and every claim to fit the files' bytes.
 """
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from typing import TYPE_CHECKING
 
 from offaxis.checkpoints.trust.places import own_file
-from offaxis.checkpoints.trust.unpickling import Record, StrangeError, unpickle
-from offaxis.errors import CheckpointError
+from offaxis.checkpoints.trust.unpickling import METADATA, StrangeError, unpickle
+from offaxis.errors import CheckpointError, OffaxisError
 
-FILE = ".metadata"
+if TYPE_CHECKING:
+    import torch.distributed.checkpoint.metadata
 
 LARGEST = 1 << 28
 """Bytes; those of two million pieces of tensors are as many."""
 
-Kind = TypeVar("Kind")
 
-
-def read_dcp_metadata(folder: Path) -> Metadata:
+def read_dcp_metadata(folder: Path) -> "torch.distributed.checkpoint.metadata.Metadata":
     """Read what a distributed checkpoint holds, and where.
 
     No name in it is imported beyond those listed in `unpickling`; every file it points to lies in
@@ -50,136 +35,20 @@ def read_dcp_metadata(folder: Path) -> Metadata:
         CheckpointError: If it names anything that is not listed, leads out of the folder, is
             damaged, too large, or claims more than the files hold.
     """
-    file = own_file(folder, FILE)
+    from offaxis.checkpoints.trust.records import described  # noqa: PLC0415 - slow to import
+
+    file = own_file(folder, METADATA)
     try:
         size = file.stat().st_size
         if size > LARGEST:
             raise StrangeError(f"{size:,} bytes, more than the {LARGEST:,} that are read")
-        found = _metadata(unpickle(file.read_bytes()))
+        return described(folder, unpickle(file.read_bytes()))
+    except OffaxisError:
+        raise
     except StrangeError as error:
         raise _refused(file, str(error)) from error
     except Exception as error:  # whatever damaged bytes make of the standard library
         raise _refused(file, f"{type(error).__name__}: {error}") from error
-    try:
-        _require_bytes(folder, found)
-    except StrangeError as error:
-        raise _refused(file, str(error)) from error
-    return found
-
-
-def _metadata(held: object) -> Metadata:
-    state = _state(held, "Metadata")
-    tensors = {
-        _text(name): _stored(value) for name, value in _mapping(state["state_dict_metadata"])
-    }
-    places = {_index(key): _place(value) for key, value in _mapping(state["storage_data"])}
-    planner = state.get("planner_data")
-    keys = {} if planner is None else {n: _keys(k) for n, k in _mapping(planner) if n in tensors}
-    return Metadata(tensors, keys, places, StorageMeta(), _text(state.get("version") or ""))
-
-
-def _stored(held: object) -> TensorStorageMetadata | BytesStorageMetadata:
-    if isinstance(held, Record) and type(held).__name__ == "BytesStorageMetadata":
-        return BytesStorageMetadata()
-    state = _state(held, "TensorStorageMetadata")
-    size = _size(state["size"])
-    chunks = [_chunk(chunk, size) for chunk in _typed(state["chunks"], list)]
-    return TensorStorageMetadata(_properties(state["properties"]), size, chunks)
-
-
-def _properties(held: object) -> TensorProperties:
-    if not isinstance(held, Record) or type(held).__name__ != "TensorProperties":
-        raise StrangeError(f"{_kind(held)} where a tensor's properties belong")
-    return TensorProperties(dtype=_typed(_typed(held.state, tuple)[0], torch.dtype))
-
-
-def _chunk(held: object, whole: torch.Size) -> ChunkStorageMetadata:
-    state = _state(held, "ChunkStorageMetadata")
-    offsets, sizes = _size(state["offsets"]), _size(state["sizes"])
-    if len(offsets) != len(whole) or len(sizes) != len(whole):
-        raise StrangeError(f"a piece of {len(sizes)} axes in a tensor of {len(whole)}")
-    if any(o + s > n for o, s, n in zip(offsets, sizes, whole, strict=True)):
-        raise StrangeError(f"a piece {list(sizes)} at {list(offsets)} of a tensor {list(whole)}")
-    return ChunkStorageMetadata(offsets, sizes)
-
-
-def _index(held: object) -> MetadataIndex:
-    state = _state(held, "MetadataIndex")
-    offset = state.get("offset")
-    return MetadataIndex(_text(state["fqn"]), None if offset is None else _size(offset))
-
-
-def _place(held: object) -> _StorageInfo:
-    state = _state(held, "_StorageInfo")
-    if state.get("transform_descriptors"):
-        raise StrangeError("pieces that a writer's extension has transformed")
-    offset, length = (_count(state[name]) for name in ("offset", "length"))
-    return _StorageInfo(_text(state["relative_path"]), offset, length)
-
-
-def _require_bytes(folder: Path, found: Metadata) -> None:
-    """Hold what is claimed against the files' sizes, which none of them can exceed."""
-    places = cast(dict[MetadataIndex, _StorageInfo], found.storage_data)
-    sizes = {
-        name: own_file(folder, name, where=folder / FILE).stat().st_size
-        for name in sorted({place.relative_path for place in places.values()})
-    }
-    for index, place in places.items():
-        if place.offset + place.length > sizes[place.relative_path]:
-            raise StrangeError(f"bytes of {index.fqn!r} beyond the end of {place.relative_path!r}")
-    for name, held in found.state_dict_metadata.items():
-        if not isinstance(held, TensorStorageMetadata):
-            continue
-        for chunk in held.chunks:
-            stored = places.get(MetadataIndex(name, chunk.offsets))
-            if stored is None:
-                raise StrangeError(f"no place for the piece of {name!r} at {list(chunk.offsets)}")
-            if math.prod(chunk.sizes) * held.properties.dtype.itemsize > stored.length:
-                raise StrangeError(f"{stored.length:,} bytes for {list(chunk.sizes)} of {name!r}")
-
-
-def _state(held: object, name: str) -> Mapping[str, Any]:
-    if not isinstance(held, Record) or type(held).__name__ != name:
-        raise StrangeError(f"{_kind(held)} where a {name} belongs")
-    return cast(Mapping[str, Any], _typed(held.state, dict))
-
-
-def _typed(held: object, kind: type[Kind]) -> Kind:
-    if type(held) is not kind:
-        raise StrangeError(f"{_kind(held)} where a {kind.__name__} belongs")
-    return held
-
-
-def _mapping(held: object) -> list[tuple[Any, Any]]:
-    return list(_typed(held, dict).items())
-
-
-def _text(held: object) -> str:
-    return _typed(held, str)
-
-
-def _count(held: object) -> int:
-    number = _typed(held, int)
-    if not 0 <= number < 1 << 62:
-        raise StrangeError("a number of bytes or entries that is none")
-    return number
-
-
-def _size(held: object) -> torch.Size:
-    axes = _typed(held, tuple)
-    return torch.Size([_count(axis) for axis in axes])
-
-
-def _keys(held: object) -> tuple[str | int, ...]:
-    path = _typed(held, tuple)
-    if not all(type(key) in (str, int) for key in path):
-        raise StrangeError("a name made of other things than words and numbers")
-    return cast(tuple[str | int, ...], path)
-
-
-def _kind(held: object) -> str:
-    """What something is, without a word of its content."""
-    return f"a {type(held).__name__}"
 
 
 def _refused(file: Path, found: str) -> CheckpointError:

@@ -1,16 +1,19 @@
 """Pickled weights, opened where the user allows it and through `weights_only=True` alone."""
 
-import pickle
+import importlib
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import torch
-import torch.distributed.tensor  # its shards are known to `weights_only` from here on
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.trust.archives import check_archive, globals_of
+from offaxis.checkpoints.trust.names import require_names
 from offaxis.errors import CheckpointError
 
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -40,6 +43,9 @@ _ALLOWED = {
 """What weights are made of; narrower than torch's own list, which has types that allocate."""
 
 
+_MESHES = logging.getLogger("torch.distributed.device_mesh")
+
+
 def load_pickle(file: Path, access: Access) -> object:
     """Read the tensors that `torch.save` wrote, as views of the mapped file.
 
@@ -51,14 +57,61 @@ def load_pickle(file: Path, access: Access) -> object:
         CheckpointError: If pickles are not allowed, the archive would unpack to more than it has,
             it names anything but tensors and their containers, or it is damaged.
     """
-    if not access.pickle:
+    require_pickle(file, access)
+    _require_known(file, check_archive(file))
+    held = _load(file, file)
+    names, tensors = _inside(held)
+    require_names(names, file)
+    for tensor in tensors:
+        _require_backed(file, tensor)
+    return held
+
+
+def load_payload(file: Path, offset: int, length: int) -> Tensor:
+    """Read one tensor that `torch.save` wrote into a stretch of a file, as distributed ones are.
+
+    Args:
+        file: A file of a distributed checkpoint.
+        offset: Where the stretch begins, in bytes.
+        length: Its bytes.
+
+    Raises:
+        CheckpointError: As `load_pickle` does, or if it is no single tensor.
+    """
+    with file.open("rb") as handle:
+        handle.seek(offset)
+        part = BytesIO(handle.read(length))
+    _require_known(file, check_archive(file, part))
+    part.seek(0)
+    held = _load(file, part)
+    if type(held) is not Tensor:
         raise CheckpointError(
             str(file),
+            expected=f"one tensor at byte {offset:,}",
+            found=f"a {type(held).__name__}",
+            do="save the checkpoint again with torch.distributed.checkpoint",
+        )
+    _require_backed(file, held)
+    return held
+
+
+def require_pickle(path: Path, access: Access) -> None:
+    """Check that the user allows pickles.
+
+    Raises:
+        CheckpointError: If not, with the flag that does.
+    """
+    if not access.pickle:
+        raise CheckpointError(
+            str(path),
             expected="weights that are not pickled",
             found="a pickle, in which a stranger could have put code",
             do="add --allow-pickle: they are opened through weights_only=True alone",
         )
-    strange = sorted(globals_of(file, check_archive(file)) - _ALLOWED)
+
+
+def _require_known(file: Path, pickled: bytes) -> None:
+    strange = sorted(globals_of(file, pickled) - _ALLOWED)
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise CheckpointError(
@@ -67,17 +120,16 @@ def load_pickle(file: Path, access: Access) -> object:
             found=f"{strange[0]}{more}; nothing of it was run",
             do="do not trust this file, or save its weights again with safetensors",
         )
-    held = _load(file)
-    for tensor in _tensors(held):
-        _require_backed(file, tensor)
-    return held
 
 
-def _load(file: Path) -> object:
+def _load(file: Path, source: Path | BytesIO) -> object:
+    # Its shards are known to `weights_only` from here on; it is slow to import.
+    importlib.import_module("torch.distributed.tensor")
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(file, weights_only=True, mmap=True, map_location="cpu")
-    except (pickle.UnpicklingError, Exception) as error:
+        with warnings.catch_warnings(action="ignore"), _unsaid(_MESHES):
+            is_file = isinstance(source, Path)
+            return torch.load(source, weights_only=True, mmap=is_file, map_location="cpu")
+    except Exception as error:  # whatever damaged bytes make of torch
         raise CheckpointError(
             str(file),
             expected="a whole archive of torch.save",
@@ -86,25 +138,37 @@ def _load(file: Path) -> object:
         ) from error
 
 
-def _tensors(held: object) -> list[Tensor]:
-    """Every tensor in nested containers, each container once."""
-    found, waiting, seen = [], [held], set()
+@contextmanager
+def _unsaid(logger: logging.Logger) -> Iterator[None]:
+    """Leave out what torch says of a mesh whose processes are not here, as they never are."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _inside(held: object) -> tuple[list[str], list[Tensor]]:
+    """Every name and every tensor in nested containers, each container once."""
+    names, tensors, waiting, seen = list[str](), list[Tensor](), [held], set[int]()
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, Tensor):
-            found.append(item)
+            tensors.append(item)
         elif isinstance(item, dict):
+            names.extend(key for key in item if isinstance(key, str))
             waiting.extend(item.values())
         elif isinstance(item, list | tuple | set):
             waiting.extend(item)
-    return found
+    return names, tensors
 
 
 def _require_backed(file: Path, tensor: Tensor) -> None:
-    local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    local = getattr(tensor, "_local_tensor", tensor)  # of a shard
     if local.numel() * local.element_size() > local.untyped_storage().nbytes():
         raise CheckpointError(
             str(file),

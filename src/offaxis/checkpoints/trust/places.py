@@ -1,5 +1,6 @@
 """Which files belong to a checkpoint's folder; names and links that lead out of it are refused."""
 
+import os
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def own_file(folder: Path, name: str, *, where: Path | None = None, deep: bool =
         raise CheckpointError(
             str(where or (folder if file is None else file)),
             expected="weights that lie in the checkpoint's own folder",
-            found=f"the name {name!r}" if file is None else f"{name!r}, a link out of it",
+            found=f"the name {name!r}" if file is None else f"a link to {os.path.realpath(file)}",
             do="do not trust this checkpoint, or copy its weights into the folder",
         )
     if not file.is_file():

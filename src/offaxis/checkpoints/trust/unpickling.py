@@ -13,21 +13,24 @@ import torch
 
 from offaxis.checkpoints.trust.pickles import DTYPES
 
-_METADATA = "torch.distributed.checkpoint.metadata"
+METADATA = ".metadata"
+"""The file that names and describes all others of a distributed checkpoint."""
+
+_CLASSES = "torch.distributed.checkpoint.metadata"
 _RECORDS = {
-    f"{_METADATA}.Metadata",
-    f"{_METADATA}.MetadataIndex",
-    f"{_METADATA}.TensorStorageMetadata",
-    f"{_METADATA}.BytesStorageMetadata",
-    f"{_METADATA}.ChunkStorageMetadata",
-    f"{_METADATA}.TensorProperties",
-    f"{_METADATA}.StorageMeta",
+    f"{_CLASSES}.Metadata",
+    f"{_CLASSES}.MetadataIndex",
+    f"{_CLASSES}.TensorStorageMetadata",
+    f"{_CLASSES}.BytesStorageMetadata",
+    f"{_CLASSES}.ChunkStorageMetadata",
+    f"{_CLASSES}.TensorProperties",
+    f"{_CLASSES}.StorageMeta",
     "torch.distributed.checkpoint.filesystem._StorageInfo",
     "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
 }
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _ENCODINGS = {
-    f"{_METADATA}._MEM_FORMAT_ENCODING",
+    f"{_CLASSES}._MEM_FORMAT_ENCODING",
     "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
 }
 _PATHS = {
