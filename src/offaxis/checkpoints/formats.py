@@ -8,6 +8,7 @@ from offaxis.checkpoints.access import SAFE, Access
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.bin_folder import BinFolder
 from offaxis.checkpoints.deepspeed import UniversalFolder
+from offaxis.checkpoints.quantised import as_floats
 from offaxis.checkpoints.refusals import REFUSED, Refused, unknown
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
 
@@ -124,4 +125,4 @@ def open_checkpoint(
     found = format_of(path)
     if found is None:
         raise unknown(path)
-    return found.open(path, access, base)
+    return as_floats(found.open(path, access, base), access)
