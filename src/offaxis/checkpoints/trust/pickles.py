@@ -43,6 +43,8 @@ _ALLOWED = {
 """What weights are made of; narrower than torch's own list, which has types that allocate."""
 
 
+ALLOW = "add --allow-pickle: they are opened through weights_only=True alone"
+
 _MESHES = logging.getLogger("torch.distributed.device_mesh")
 
 
@@ -105,7 +107,7 @@ def require_pickle(path: Path, access: Access) -> None:
             str(path),
             expected="weights that are not pickled",
             found="a pickle, in which a stranger could have put code",
-            do="add --allow-pickle: they are opened through weights_only=True alone",
+            do=ALLOW,
         )
 
 
