@@ -18,8 +18,7 @@ from typing import ClassVar
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Spell out what a terminal would obey: a name from a file can neither move its cursor nor
-    forge a line.
+    """Spell out what a terminal would obey, so that a name from a file can forge no line.
 
     Args:
         text: What is to be printed.

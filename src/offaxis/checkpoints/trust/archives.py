@@ -3,9 +3,8 @@
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from io import SEEK_END
+from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import IO
 
 from offaxis.errors import CheckpointError
 
@@ -15,7 +14,7 @@ LARGEST_PICKLE = 1 << 26
 _MOST_RECORDS = 1 << 20
 
 
-def check_archive(file: Path, part: IO[bytes] | None = None) -> bytes:
+def check_archive(file: Path, part: BytesIO | None = None) -> bytes:
     """Return the pickle of an archive whose records are as large as the bytes they have.
 
     `torch.save` stores its records without compression, so that nothing unpacks to more than the
