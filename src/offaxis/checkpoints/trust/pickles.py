@@ -84,6 +84,7 @@ def load_payload(file: Path, offset: int, length: int) -> Tensor:
         handle.seek(offset)
         part = BytesIO(handle.read(length))
     _require_known(file, check_archive(file, part))
+    part.seek(0)
     held = _load(file, part)
     if type(held) is not Tensor:
         raise CheckpointError(
