@@ -8,7 +8,7 @@ import pickle
 import shlex
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -81,11 +81,13 @@ def pickled(item: object, protocol: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def distributed(folder: Path) -> Path:
+SMALL = {"model": {"w": torch.arange(12.0).view(3, 4), "v": torch.ones(2).bfloat16()}, "step": 3}
+
+
+def distributed(folder: Path, state: Mapping[str, object] = SMALL) -> Path:
     """A small distributed checkpoint, as torch saves it."""
-    state = {"model": {"w": torch.arange(12.0).view(3, 4), "v": torch.ones(2).bfloat16()}}
     with warnings.catch_warnings(action="ignore"):  # that it is one process
-        dcp.save({**state, "step": 3}, checkpoint_id=folder, no_dist=True)
+        dcp.save(dict(state), checkpoint_id=folder, no_dist=True)
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.checkpoints.hostile import distributed
 from tests.models import anchor_weights, moved, save
 
 from offaxis.checkpoints.access import Access
@@ -235,7 +236,7 @@ def test_a_manifest_cannot_name_an_anchor_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("form", ["safetensors", "bin", "distributed"])
 def test_what_is_no_number_is_refused(tmp_path: Path, form: str, bad: float) -> None:
     weights = anchor_weights()
     anchor = save(tmp_path / "anchor", weights)
@@ -244,6 +245,8 @@ def test_what_is_no_number_is_refused(tmp_path: Path, form: str, bad: float) -> 
     if form == "bin":
         tuned.mkdir()
         torch.save(weights, tuned / "pytorch_model.bin")
+    elif form == "distributed":
+        distributed(tuned, weights)
     else:
         save(tuned, weights)
     with pytest.raises(CheckpointError, match="1 of 2560 entries NaN or infinite"):
