@@ -344,6 +344,15 @@ def test_no_tensor_of_an_adapter_is_passed_over(lora: tuple[Path, Path], tmp_pat
             open_checkpoint(adapter, base=lora[0]).tensors()
 
 
+def test_factors_in_bytes_are_refused(lora: tuple[Path, Path], tmp_path: Path) -> None:
+    adapter = copied(lora[1], tmp_path / "adapter")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    packed = {name: W.to(torch.int8) for name, W in tensors.items()}
+    save_file(packed, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="dtypes out of"):
+        open_checkpoint(adapter, base=lora[0]).tensors()
+
+
 def test_files_and_digest_hold_settings_and_weights(
     lora: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -6,9 +6,10 @@ from typing import Protocol, runtime_checkable
 
 from offaxis.checkpoints.access import SAFE, Access
 from offaxis.checkpoints.adapters import AdapterFolder
-from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.base import CheckpointReader, HoldsUpdates
 from offaxis.checkpoints.bin_folder import BinFolder
 from offaxis.checkpoints.deepspeed import UniversalFolder
+from offaxis.checkpoints.quantised import as_floats
 from offaxis.checkpoints.refusals import REFUSED, Refused, unknown
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
 from offaxis.errors import CheckpointError
@@ -151,4 +152,5 @@ def open_checkpoint(
     found = format_of(path)
     if found is None:
         raise unknown(path)
-    return found.open(path, access, access.base or base)
+    opened = found.open(path, access, access.base or base)
+    return opened if isinstance(opened, HoldsUpdates) else as_floats(opened, access)

@@ -64,6 +64,10 @@ def _is_zero(path: Path) -> bool:
     return any(name.endswith("_optim_states.pt") for name in _names(path))
 
 
+def _is_gguf(path: Path) -> bool:
+    return any(name.endswith(".gguf") for name in _names(path)) or path.suffix == ".gguf"
+
+
 def _is_unfinished(path: Path) -> bool:
     names = _names(path)
     return ".metadata" not in names and any(name.endswith(".distcp") for name in names)
@@ -85,6 +89,14 @@ REFUSED = (
         lambda path: (
             "python -m deepspeed.checkpoint.ds_to_universal --input_folder "
             f"{path} --output_folder {path}_universal, then measure that with --allow-pickle"
+        ),
+    ),
+    Refused(
+        "GGUF",
+        _is_gguf,
+        lambda path: (
+            "give the checkpoint that it was converted from: most of a difference to a quantised "
+            "file is its rounding, and its attention has other rows first"
         ),
     ),
     Refused(

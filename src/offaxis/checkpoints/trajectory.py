@@ -101,7 +101,16 @@ def _found_anchor(folder: RunFolder, places: Mapping[int, Place]) -> Path:
     named = (folder.manifest() or {}).get("anchor")
     if named is None and 0 not in places:
         raise _no_anchor(folder.root)
-    anchor = places[0].path if named is None else folder.root / named
+    if named is None:
+        return places[0].path
+    anchor = folder.root / str(named)
+    if not anchor.resolve().is_relative_to(folder.root.resolve()):
+        raise CheckpointError(
+            str(folder.manifest_path),
+            expected="an anchor in the run's own folder",
+            found=repr(named),
+            do="name the anchor yourself, with --anchor FOLDER",
+        )
     _require_folder(anchor)
     return anchor
 

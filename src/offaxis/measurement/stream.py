@@ -12,6 +12,7 @@ from torch import Tensor
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.pieces import Piece
+from offaxis.checkpoints.quantised import is_quantised
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
@@ -277,11 +278,20 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
 
 def _flags(job: _Job) -> tuple[str, ...]:
     """What holds of everything that is read of a unit."""
+    flags = ("quantised",) if _is_quantised(job) else ()
     if job.storage.storage != "stored":
-        return ()
+        return flags
     if job.place.is_unmerged:
-        return ("unmerged",)
-    return ("mixed_precision",) if job.piece.dtype != job.task.view.dtype else ()
+        return ("unmerged", *flags)
+    return ("mixed_precision", *flags) if job.piece.dtype != job.task.view.dtype else flags
+
+
+def _is_quantised(job: _Job) -> bool:
+    if not job.task.options.access.quantised:
+        return False
+    anchor = job.task.open(job.task.anchor)
+    places = (job.place, Place(anchor, job.task.view.piece))
+    return any(is_quantised(reader, piece.tensor) for reader, piece in places)
 
 
 def _factors(job: _Job, before: Source, piece: Piece) -> Factors | None:

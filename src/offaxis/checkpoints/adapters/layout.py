@@ -8,6 +8,7 @@ from typing import NamedTuple
 from offaxis.checkpoints.adapters.keys import Adapted, Renaming, renaming, sort_keys
 from offaxis.checkpoints.adapters.settings import Settings
 from offaxis.checkpoints.base import TensorInfo
+from offaxis.checkpoints.sides import FLOATS
 from offaxis.errors import CheckpointError
 
 Infos = Mapping[str, TensorInfo]
@@ -121,6 +122,10 @@ class _Layout:
         if len(A) != 2 or len(B) != 2:
             expected = "A and B with two axes: convolutions are not read"
             raise self.refused(adapted.module, expected, f"{list(A)} and {list(B)}", _MERGE)
+        strange = {self.stored[key].dtype for key in names.values()} - set(FLOATS)
+        if strange:
+            expected = f"dtypes out of {', '.join(FLOATS)}"
+            raise self.refused(adapted.module, expected, ", ".join(sorted(strange)), _MERGE)
         factors = Factors(
             names[first], names[second], 0.0, adapted.is_embedding, None, names.get("magnitude")
         )

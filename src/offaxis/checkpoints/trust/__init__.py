@@ -8,10 +8,11 @@ from offaxis.checkpoints.trust.dcp import read_dcp_metadata
 from offaxis.checkpoints.trust.documents import read_object
 from offaxis.checkpoints.trust.headers import read_header
 from offaxis.checkpoints.trust.names import require_names
-from offaxis.checkpoints.trust.pickles import load_payload, load_pickle, require_pickle
+from offaxis.checkpoints.trust.pickles import ALLOW, load_payload, load_pickle, require_pickle
 from offaxis.checkpoints.trust.places import own_file
 
 __all__ = [
+    "ALLOW",
     "load_payload",
     "load_pickle",
     "own_file",

@@ -43,6 +43,9 @@ _ALLOWED = {
 """What weights are made of; narrower than torch's own list, which has types that allocate."""
 
 
+ALLOW = "add --allow-pickle: they are opened through weights_only=True alone"
+
+_LONGEST_SAID = 200
 _MESHES = logging.getLogger("torch.distributed.device_mesh")
 
 
@@ -106,7 +109,7 @@ def require_pickle(path: Path, access: Access) -> None:
             str(path),
             expected="weights that are not pickled",
             found="a pickle, in which a stranger could have put code",
-            do="add --allow-pickle: they are opened through weights_only=True alone",
+            do=ALLOW,
         )
 
 
@@ -133,9 +136,16 @@ def _load(file: Path, source: Path | BytesIO) -> object:
         raise CheckpointError(
             str(file),
             expected="a whole archive of torch.save",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            found=_said(error),
             do="copy the file again, or save its weights again with safetensors",
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What torch found, without its advice to load the file without a fence."""
+    found = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    lines = [line.strip() for line in found.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:_LONGEST_SAID]}" if lines else type(error).__name__
 
 
 @contextmanager
