@@ -7,7 +7,7 @@ from offaxis.checkpoints.names.wrappers import unwrapped
 _PARTS = {"qkv_proj": ("q", "k", "v"), "gate_up_proj": ("gate", "up")}
 _STACK = re.compile(r"(.*\.)?experts\.(\w+)")
 _EXPERT = re.compile(r"expert\.(\d+)(?:\.(gate|up))?")
-_MIXTRAL = re.compile(r"\bblock_sparse_moe\.experts\.(\d+)\.w([123])\b")
+_MIXTRAL = re.compile(r"\bblock_sparse_moe\.(?:(experts\.\d+\.)w([123])\b)?")
 _OF_MIXTRAL = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
 
 
@@ -46,4 +46,4 @@ def key_of(tensor: str, view: str) -> str:
         front, leaf = stack[1] or "", stack[2]
         number, part = expert.groups()
         return f"{front}experts.{number}.{f'{part}_proj' if part else leaf}.weight"
-    return _MIXTRAL.sub(lambda m: f"mlp.experts.{m[1]}.{_OF_MIXTRAL[m[2]]}", name)
+    return _MIXTRAL.sub(lambda m: "mlp." + (m[1] + _OF_MIXTRAL[m[2]] if m[1] else ""), name)
