@@ -17,9 +17,14 @@ class Judged(NamedTuple):
     error: float
 
 
-def judge(W0: torch.Tensor, W1: torch.Tensor) -> dict[str, Judged]:
-    """Return the readings by `diagnostic.quantity`, at their default settings."""
-    W, D = W0.double(), W1.double() - W0.double()
+def judge(
+    W0: torch.Tensor, W1: torch.Tensor, update: torch.Tensor | None = None
+) -> dict[str, Judged]:
+    """Return the readings by `diagnostic.quantity`, at their default settings.
+
+    `update` is that from W0 to W1, where it is known better than by their difference.
+    """
+    W, D = W0.double(), W1.double() - W0.double() if update is None else update.double()
     unit = max(float(W.abs().max()), 1e-300)
     W, D, scale = W / unit, D / unit, unit
     p = min(W.shape)

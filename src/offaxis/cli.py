@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from offaxis.errors import Interrupted, OffaxisError, UsageError
+from offaxis.errors import Interrupted, OffaxisError, UsageError, printable
 
 app = App(
     name="offaxis",
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("OFFAXIS_TRACEBACK"):
             raise
         print(
-            f"offaxis: internal error: {type(error).__name__}: {error}\n"
+            f"offaxis: internal error: {type(error).__name__}: {printable(str(error))}\n"
             "do:       run again with OFFAXIS_TRACEBACK=1 and report what it prints",
             file=sys.stderr,
         )
@@ -178,7 +178,7 @@ def evaluate(
         asked = Harness(tuple(harness.split(",")), limit, include_path)
     choices = Choices(recipe, overrides, anchor, step)
     found = evaluate_command(paths, choices, harness=asked, out=out)
-    _say(found, True) if as_json else print(as_table(found))
+    _say(found, True) if as_json else print(printable(as_table(found), keep="\n"))
 
 
 @app.command
@@ -193,6 +193,9 @@ def measure(
     ] = None,
     anchor: Annotated[
         Path | None, Parameter(help="The checkpoint that updates are measured from.")
+    ] = None,
+    base: Annotated[
+        Path | None, Parameter(help="The model that adapters change, where it is not the anchor.")
     ] = None,
     run: Annotated[str | None, Parameter(help="Name of the run.")] = None,
     storage: Annotated[
@@ -221,6 +224,9 @@ def measure(
     ] = None,
     allow_pickle: AllowPickle = False,
     allow_quantised: AllowQuantised = False,
+    min_coverage: Annotated[
+        float, Parameter(help="Share of both sides' weights that must be paired, else exit code 4.")
+    ] = 0.99,
     overrides: Set = (),
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -245,10 +251,26 @@ def measure(
         executor=executor,
         overrides=assignments(overrides),
         dry_run=dry_run,
-        access=Access(pickle=allow_pickle, quantised=allow_quantised),
+        access=Access(pickle=allow_pickle, quantised=allow_quantised, base=base),
+        min_coverage=min_coverage,
     )
     if result:  # of torchrun's ranks, only the first has one
         _say(result, as_json)
+
+
+@app.command
+def inspect(
+    path: Annotated[Path, Parameter(help="A run folder, a checkpoint, or a file of weights.")],
+    *,
+    allow_pickle: AllowPickle = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a path holds and what measuring it needs, without reading weights."""
+    from offaxis.checkpoints.inspection import as_lines
+    from offaxis.checkpoints.inspection import inspect as inspect_path
+
+    found = inspect_path(path, pickle=allow_pickle)
+    _say(found if as_json else as_lines(found), as_json)
 
 
 @app.command
@@ -305,4 +327,4 @@ def _say(result: dict[str, Any], as_json: bool) -> None:
     else:
         for key, value in result.items():
             if not isinstance(value, dict | list):
-                print(f"{key}: {value}")
+                print(f"{printable(key)}: {printable(str(value))}")

@@ -18,6 +18,7 @@ from offaxis.measurement.plan import make_plan
 from offaxis.measurement.stream import Task, run_task
 from offaxis.table import ResultsFolder
 from offaxis.workers import WORKER
+from tests.adapters import save_adapter
 from tests.models import save
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells the peak")
@@ -44,9 +45,20 @@ def made(folder: Path, shape: tuple[int, int], checkpoints: int) -> Path:
     return folder
 
 
+def adapted(folder: Path, shape: tuple[int, int], checkpoints: int) -> Path:
+    """Adapters of rank 8 on a base beside them."""
+    g = torch.Generator().manual_seed(0)
+    save(folder / "base", {NAME: 0.02 * torch.randn(shape, generator=g)}, torch.bfloat16)
+    for step in range(1, checkpoints + 1):
+        A, B = (1e-2 * torch.randn(size, generator=g) for size in ((8, shape[1]), (shape[0], 8)))
+        save_adapter(folder / f"checkpoint-{step}", {NAME: (A, B)}, r=8, rank_pattern={})
+    return folder
+
+
 def measured(folder: Path, options: Options) -> Peaks:
     results = ResultsFolder(folder / "results")
-    trajectories = find_trajectories([folder])
+    base = folder / "base"
+    trajectories = find_trajectories([folder], anchor=base if base.exists() else None)
     plan = make_plan(trajectories, results, options, str)
     task: Task = plan.tasks[0]
     steps = tuple(source.step for source in plan.sources[folder.name])
@@ -91,6 +103,17 @@ def test_a_matrix_takes_no_more_than_is_stated(
     tier: Tier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made(tmp_path / "run", (640, 1280), 2)
+    found = in_fresh_process(monkeypatch, tmp_path, folder, Options(tier=tier))
+    assert found.stated / 2 <= found.measuring <= found.stated
+    assert found.comparing <= found.stated_comparing
+
+
+@pytest.mark.trials
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_an_adapted_matrix_takes_no_more_than_is_stated(
+    tier: Tier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapted(tmp_path / "run", (640, 1280), 2)
     found = in_fresh_process(monkeypatch, tmp_path, folder, Options(tier=tier))
     assert found.stated / 2 <= found.measuring <= found.stated
     assert found.comparing <= found.stated_comparing

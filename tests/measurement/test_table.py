@@ -195,6 +195,16 @@ def test_the_manifest_says_what_was_measured(results: ResultsFolder) -> None:
         "measured": MATRICES,
         "elements_only": ["model.norm.weight"],
         "skipped": [],
+        "paired": MATRICES + 1,
+        "share_of_anchor": 1.0,
+        "share_of_checkpoint": 1.0,
+        "renamed": [],
+        "resized": [],
+        "only_in_anchor": [],
+        "only_in_checkpoint": [],
+        "absent": {},
+        "tied": [],
+        "notes": [],
     }
     assert set(manifest["definitions"]) == set(QUANTITIES)
     assert all(d["source"] for d in manifest["definitions"].values())

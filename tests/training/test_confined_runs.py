@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run as cli
 from offaxis.errors import CheckpointError, RecipeError, ResultsError
 from offaxis.linalg.coordinates import visibly_changed
+from offaxis.measurement import Options, measure
+from offaxis.measurement.options import passes
 from offaxis.training import export_adapter, plan, train
 from offaxis.training.constraints.bases import read_bases
 from offaxis.training.run import model_folder
@@ -127,6 +130,38 @@ def test_the_core_is_exported_as_the_adapter_it_is(core, tmp_path, capsys):
         export_adapter(core.root, out)
     with pytest.raises(CheckpointError, match="checkpoint-7"):
         export_adapter(core.root, tmp_path / "other", 7)
+
+
+def test_an_exported_adapter_reads_as_its_run(core, tmp_path):
+    """To the rounding of the run's float32 weights, which an adapter does not have."""
+    step = core.steps()[-1]
+    export_adapter(core.root, tmp_path / "adapter" / f"checkpoint-{step}")
+    start, last = core.checkpoint(0), core.checkpoint(step)
+    options = Options(passes=passes(["stored"], ["norm", "rank"]))
+    trajectories = [
+        *find_trajectories([last], anchor=start, run="run"),
+        *find_trajectories([tmp_path / "adapter"], anchor=start),
+    ]
+    found = measure(trajectories, tmp_path / "out", options, workers=1)
+    keys = ("run", "tensor", "quantity")
+    read = {tuple(r[k] for k in keys): r for r in found.read("readings").to_pylist()}
+    nulls = {
+        r["tensor"]: (r["mean"], r["sd"])
+        for r in found.read("nulls").to_pylist()
+        if (r["run"], r["quantity"], r["null"]) == ("run", "frobenius_norm", "storage_rounding")
+    }
+    tensors = sorted({tensor for run, tensor, _ in read if run == "adapter"})
+    assert len(tensors) == MATRICES
+    for tensor in tensors:
+        rounded, sd = nulls[tensor]
+        for quantity in ("frobenius_norm", "spectral_norm"):
+            ours, its = (read[run, tensor, quantity] for run in ("adapter", "run"))
+            assert ours["value"] > 100 * rounded
+            assert abs(ours["value"] - its["value"]) <= rounded + 4 * sd
+        ours, its = (read[run, tensor, "effective_rank"]["value"] for run in ("adapter", "run"))
+        assert ours <= 2 + 1e-9
+        assert its == pytest.approx(ours, rel=1e-2)
+        assert read["adapter", tensor, "stable_rank"]["flags"] == "unmerged"
 
 
 def test_only_exact_forms_are_exported(free, confined, tmp_path):

@@ -1,6 +1,7 @@
-"""What a user allows of checkpoints that are not opened by default."""
+"""What a user allows and gives for checkpoints that are not opened by default."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -10,10 +11,12 @@ class Access:
     Attributes:
         pickle: Pickled files, through `weights_only=True` alone: no code of theirs is run.
         quantised: Quantised weights, whose difference to others is quantisation noise too.
+        base: The model that adapters were trained on, where it is not the anchor.
     """
 
     pickle: bool = False
     quantised: bool = False
+    base: Path | None = None
 
 
 SAFE = Access()

@@ -5,15 +5,23 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from offaxis.checkpoints.access import SAFE, Access
-from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.adapters import AdapterFolder
+from offaxis.checkpoints.base import CheckpointReader, HoldsUpdates
+from offaxis.checkpoints.bin_folder import BinFolder
+from offaxis.checkpoints.deepspeed import UniversalFolder
+from offaxis.checkpoints.quantised import as_floats
+from offaxis.checkpoints.refusals import REFUSED, Refused, unknown
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
+from offaxis.errors import CheckpointError
 
 
 @runtime_checkable
 class Format(Protocol):
     """How the folders of one format are told, and opened."""
 
-    NAME: str
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a constant
+        """What it is called."""
 
     def recognises(self, path: Path) -> bool:
         """Whether a folder has this format, by the names of its files alone."""
@@ -41,8 +49,80 @@ class _Safetensors:
         return SafetensorsFolder(path)
 
 
-FORMATS: Sequence[Format] = (_Safetensors(),)
-"""In the order in which a folder is tried."""
+class _Adapter:
+    NAME = "adapter"
+
+    def recognises(self, path: Path) -> bool:
+        return AdapterFolder.recognises(path)
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        if SafetensorsFolder.recognises(path) or BinFolder.recognises(path):
+            raise CheckpointError(
+                str(path),
+                expected="a model or an adapter",
+                found="both in one folder, so that it is not told which is meant",
+                do="move one of them into a folder of its own",
+            )
+        if base is None or base.resolve() == path.resolve():
+            return AdapterFolder(path, access, None)
+        return AdapterFolder(path, access, open_checkpoint(base, access))
+
+
+class _Bin:
+    NAME = "pytorch_model.bin"
+
+    def recognises(self, path: Path) -> bool:
+        return BinFolder.recognises(path)
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        return BinFolder(path, access)
+
+
+class _Distributed:
+    NAME = "torch distributed checkpoint"
+
+    def recognises(self, path: Path) -> bool:
+        return (path / ".metadata").is_file()
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        from offaxis.checkpoints.distributed import DistributedFolder  # noqa: PLC0415 - slow
+
+        return DistributedFolder(path)
+
+
+class _Verl:
+    NAME = "verl's FSDP files"
+
+    def recognises(self, path: Path) -> bool:
+        return next(path.glob("model_world_size_*_rank_*.pt"), None) is not None
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        from offaxis.checkpoints.verl import VerlFolder  # noqa: PLC0415 - slow
+
+        return VerlFolder(path, access)
+
+
+class _Universal:
+    NAME = "DeepSpeed's universal checkpoint"
+
+    def recognises(self, path: Path) -> bool:
+        return UniversalFolder.recognises(path)
+
+    def open(self, path: Path, access: Access, base: Path | None) -> CheckpointReader:
+        return UniversalFolder(path, access)
+
+
+FORMATS: Sequence[Format] = (
+    _Adapter(),
+    _Safetensors(),
+    _Bin(),
+    _Verl(),
+    _Universal(),
+    *REFUSED,
+    _Distributed(),
+)
+"""In the order in which a folder is tried; Megatron's distributed checkpoints are refused before
+they are taken for torch's."""
 
 
 def format_of(path: Path) -> Format | None:
@@ -50,12 +130,27 @@ def format_of(path: Path) -> Format | None:
     return next((known for known in FORMATS if known.recognises(path)), None)
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a folder has a format that is read, not one that is refused."""
+    found = format_of(path)
+    return found is not None and not isinstance(found, Refused)
+
+
 def open_checkpoint(
     path: Path, access: Access = SAFE, base: Path | None = None
 ) -> CheckpointReader:
     """Open a checkpoint in whichever known format it has.
 
+    Args:
+        path: The folder.
+        access: What the user allows, and the base of adapters where it is given.
+        base: The base otherwise: the anchor.
+
     Raises:
         CheckpointError: If it cannot be read, or not with this access.
     """
-    return (format_of(path) or _Safetensors()).open(path, access, base)
+    found = format_of(path)
+    if found is None:
+        raise unknown(path)
+    opened = found.open(path, access, access.base or base)
+    return opened if isinstance(opened, HoldsUpdates) else as_floats(opened, access)

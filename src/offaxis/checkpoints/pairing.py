@@ -1,87 +1,101 @@
 """Which matrix of a checkpoint answers to which matrix of its anchor."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from offaxis.checkpoints.base import CheckpointReader, TensorInfo
-from offaxis.checkpoints.views import Skipped, View, views
+from offaxis.checkpoints.base import CheckpointReader, left_out
+from offaxis.checkpoints.coverage import Coverage
+from offaxis.checkpoints.joining import join
+from offaxis.checkpoints.names.model import model_at
+from offaxis.checkpoints.pieces import Piece
+from offaxis.checkpoints.sides import Contents, Side, contents_of, side_of
+from offaxis.checkpoints.views import Skipped, View, first_rows
 from offaxis.errors import CheckpointError
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+@dataclass(frozen=True)
+class Pairing:
+    """The checkpoints of one run against their anchor.
+
+    Attributes:
+        pieces: By view of the anchor, where each checkpoint holds it; None where it does not.
+        coverages: Of each checkpoint.
+    """
+
+    pieces: Mapping[View, Sequence[Piece | None]]
+    coverages: Sequence[Coverage]
+
+    @cached_property
+    def matrices(self) -> list[View]:
+        """What is measured as matrices."""
+        return [view for view in self.pieces if view.kind == "matrix"]
+
+    @cached_property
+    def elements(self) -> list[View]:
+        """What is read by its elements alone."""
+        return [view for view in self.pieces if view.kind == "elements"]
 
 
-class Pairing(NamedTuple):
-    """The matrices that both sides hold, what is read by its elements alone, and what is not."""
+def pair(anchor: CheckpointReader, currents: Sequence[CheckpointReader]) -> Pairing:
+    """Pair the checkpoints of a run with their anchor, each on its own.
 
-    matrices: list[View]
-    elements: list[View]
-    skipped: list[Skipped]
+    Names decide, and what is known of how names change: wrappers, prefixes, fused layers, stacked
+    experts. Shapes alone never do. What has no counterpart is listed, and no error.
 
-
-def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
-    """Pair two checkpoints by the names of their tensors.
+    Args:
+        anchor: What updates are measured from.
+        currents: The checkpoints. One without a config is read by the anchor's, and the anchor by
+            the first that has one.
 
     Raises:
-        CheckpointError: If a tensor is missing on one side, shapes differ, or a dtype is not a
-            plain floating-point one.
+        CheckpointError: If a checkpoint cannot be read or holds no matrix, two of its tensors stand
+            for one name, two ways of pairing are equally good, or a matrix has no plain
+            floating-point dtype.
     """
-    old, new = anchor.tensors(), current.tensors()
-    _require_same_names(anchor, current, old, new)
-    found: list[View] = []
-    skipped: list[Skipped] = []
-    for name, info in old.items():
-        other = new[name]
-        if info.shape != other.shape:
-            raise CheckpointError(
-                f"tensor {name!r} in {current.path}",
-                expected=f"shape {list(info.shape)}, as in the anchor {anchor.path}",
-                found=f"shape {list(other.shape)}",
-                do="give the anchor that this checkpoint was trained from",
+    models = [model_at(reader.path) for reader in (anchor, *currents)]
+    known = next((model for model in models if model is not None), None)
+    old = side_of(anchor.path, contents_of(anchor, models[0] or known))
+    _require_matrices(old)
+    joined: dict[Contents, Coverage] = {}
+    coverages = []
+    for reader, model in zip(currents, models[1:], strict=True):
+        contents = contents_of(reader, model or known)
+        if contents not in joined:
+            joined[contents] = join(old, side_of(reader.path, contents))
+        beside = left_out(anchor) | left_out(reader)
+        coverages.append(_with(joined[contents], beside) if beside else joined[contents])
+    return Pairing(_pieces(old, coverages), coverages)
+
+
+def _with(found: Coverage, beside: Mapping[str, str]) -> Coverage:
+    """The coverage with what a side stores beside its weights."""
+    more = [Skipped(name, reason) for name, reason in beside.items()]
+    return found._replace(without_weights=(*found.without_weights, *more))
+
+
+def _pieces(old: Side, coverages: Sequence[Coverage]) -> dict[View, Sequence[Piece | None]]:
+    """Where every checkpoint holds each view, of which only the rows that all of them have."""
+    each = {id(coverage): coverage for coverage in coverages}
+    held = {key: {m.anchor.label: m.current for m in c.matches} for key, c in each.items()}
+    found: dict[View, Sequence[Piece | None]] = {}
+    for label, view in old.views.items():
+        matched = [held[id(coverage)].get(label) for coverage in coverages]
+        there = [current for current in matched if current is not None]
+        if there:
+            common = min(view.rows, *(current.rows for current in there))
+            found[first_rows(view, common)] = tuple(
+                None if current is None else first_rows(current, common).piece
+                for current in matched
             )
-        held = views(info)
-        if isinstance(held, Skipped):
-            skipped.append(held)
-        elif held[0].kind == "elements" and info.dtype not in FLOATS:
-            skipped.append(Skipped(name, f"{info.dtype}: not weights"))
-        else:
-            _require_float(anchor, info)
-            _require_float(current, other)
-            found.extend(held)
-    matrices = [view for view in found if view.kind == "matrix"]
-    if not matrices:
+    return found
+
+
+def _require_matrices(side: Side) -> None:
+    if not any(view.kind == "matrix" for view in side.views.values()):
         raise CheckpointError(
-            str(anchor.path),
+            str(side.path),
             expected="at least one weight matrix",
             found="none",
             do="give the folder of a model",
-        )
-    return Pairing(matrices, [view for view in found if view.kind == "elements"], skipped)
-
-
-def _require_same_names(
-    anchor: CheckpointReader,
-    current: CheckpointReader,
-    old: dict[str, TensorInfo],
-    new: dict[str, TensorInfo],
-) -> None:
-    for side, other, names in (
-        (current, anchor, sorted(old.keys() - new.keys())),
-        (anchor, current, sorted(new.keys() - old.keys())),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(
-                str(side.path),
-                expected=f"tensor {names[0]!r}{more}, as in {other.path}",
-                found="no such tensor",
-                do="give checkpoints of one model, saved the same way",
-            )
-
-
-def _require_float(reader: CheckpointReader, info: TensorInfo) -> None:
-    if info.dtype not in FLOATS:
-        raise CheckpointError(
-            f"tensor {info.name!r} in {reader.path}",
-            expected=f"a dtype out of {', '.join(FLOATS)}",
-            found=info.dtype,
-            do="give an unquantised checkpoint: the difference to a quantised one is its noise",
         )

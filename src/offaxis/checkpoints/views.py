@@ -1,12 +1,18 @@
-"""Which matrices a stored tensor holds, and what each of them does in the model."""
+"""Which logical matrices a stored tensor holds, and what each of them does in the model."""
 
 import math
 import re
 from typing import Literal, NamedTuple
 
 from offaxis.checkpoints.base import TensorInfo
+from offaxis.checkpoints.names.layouts import PLAIN, Layout, experts_layout, layout_of
+from offaxis.checkpoints.names.logical import key_of
+from offaxis.checkpoints.names.model import Model
+from offaxis.checkpoints.names.wrappers import unwrapped
+from offaxis.checkpoints.pieces import Piece, Rows
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+_MASK = re.compile(r"\.(?:attn|attention)\.(?:masked_)?bias$")
 _STACK_AXES = 3
 
 
@@ -14,24 +20,25 @@ Kind = Literal["matrix", "elements"]
 
 
 class View(NamedTuple):
-    """One matrix of a checkpoint: a stored tensor, or one entry of a stack of matrices.
+    """One logical matrix of a checkpoint: a stored tensor, or a part of it, as `piece` says.
 
-    What is no matrix (norms, biases, convolutions) is a view of its elements, a column of them.
+    A fused tensor has a view for each of its matrices (`q`, `up`), a stack one for each entry
+    (`expert.3`), a stack of fused ones both (`expert.3.up`). What is no matrix (norms, biases,
+    convolutions) is a view of its elements, a column of them.
     """
 
     tensor: str
     view: str
-    entry: int | None
     rows: int
     cols: int
-    dtype: str
     layer: int | None
     role: str
+    piece: Piece
     kind: Kind = "matrix"
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Rows and columns: outputs and inputs, wherever the layout is known."""
         return self.rows, self.cols
 
     @property
@@ -40,9 +47,19 @@ class View(NamedTuple):
         return self.rows * self.cols
 
     @property
+    def dtype(self) -> str:
+        """Torch's name of the dtype it is stored in."""
+        return self.piece.dtype
+
+    @property
     def label(self) -> str:
         """The view's name for people and for file names."""
         return f"{self.tensor}[{self.view}]" if self.view else self.tensor
+
+    @property
+    def key(self) -> str:
+        """The name that its random numbers are drawn under, however it is stored."""
+        return key_of(self.tensor, self.view)
 
 
 class Skipped(NamedTuple):
@@ -52,29 +69,75 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def views(info: TensorInfo) -> list[View] | Skipped:
+def views(info: TensorInfo, model: Model | None = None) -> list[View] | Skipped:
     """List the matrices in one stored tensor, or view its elements where it holds none.
 
-    Stacks of three axes (fused experts) are split into one view per entry, `expert.3`. Rows are
-    taken as stored: the output side in linear layers; formats that store the transpose (GPT-2's
-    Conv1D, some fused experts) have left and right exchanged.
+    Rows are outputs wherever name and config tell the layout (linear layers, GPT-2's Conv1D, fused
+    experts of either orientation); else they are taken as stored.
     """
-    place = layer_and_role(info.name)
-    if 0 in info.shape:
+    shape = info.shape
+    if 0 in shape:
         return Skipped(info.name, "empty")
-    if len(info.shape) == 2:
-        rows, cols = info.shape
-        return [View(info.name, "", None, rows, cols, info.dtype, *place)]
-    if len(info.shape) == _STACK_AXES and min(info.shape[1:]) > 1:
-        count, rows, cols = info.shape
+    if len(shape) != 1 and _MASK.search(info.name):
+        return Skipped(info.name, "a mask of attention: not weights")
+    leaf = _leaf(unwrapped(info.name))
+    if len(shape) == _STACK_AXES and min(shape[1:]) > 1:
+        entry = (shape[1], shape[2])
+        layout = experts_layout(leaf, entry, model)
         return [
-            View(info.name, f"expert.{i}", i, rows, cols, info.dtype, *place) for i in range(count)
+            view
+            for i in range(shape[0])
+            for view in _laid_out(info, layout, Piece(info.name, info.dtype, entry, entry=i))
         ]
-    return [View(info.name, "", None, math.prod(info.shape), 1, info.dtype, *place, "elements")]
+    layout = layout_of(leaf, shape, model) if len(shape) in (1, 2) else PLAIN
+    return _laid_out(info, layout, Piece(info.name, info.dtype, shape))
+
+
+def _laid_out(info: TensorInfo, layout: Layout, whole: Piece) -> list[View]:
+    """The views of a tensor, or of one entry of a stack."""
+    layer, role = layer_and_role(unwrapped(info.name))
+    entry = "" if whole.entry is None else f"expert.{whole.entry}"
+    held = whole._replace(transposed=layout.transposed)
+    if not layout.parts:
+        return [_view(info.name, entry, layer, role, held)]
+    return [
+        _view(
+            info.name,
+            f"{entry}.{part.view}" if entry else part.view,
+            layer,
+            part.role,
+            held._replace(rows=part.rows),
+        )
+        for part in layout.parts
+    ]
+
+
+def _view(tensor: str, view: str, layer: int | None, role: str, piece: Piece) -> View:
+    if len(piece.shape) == 2:
+        outputs, inputs = piece.shape[::-1] if piece.transposed else piece.shape
+        return View(tensor, view, _chosen(piece.rows, outputs), inputs, layer, role, piece)
+    count = _chosen(piece.rows, math.prod(piece.shape))
+    return View(tensor, view, count, 1, layer, role, piece, "elements")
+
+
+def _chosen(rows: Rows | None, of: int) -> int:
+    return of if rows is None else of // rows.period * rows.length
+
+
+def first_rows(view: View, count: int) -> View:
+    """The view of a whole tensor's first rows, where it has more than its counterpart."""
+    if count == view.rows:
+        return view
+    piece = view.piece._replace(rows=Rows(0, count, view.rows))
+    return view._replace(view=f"rows.{count}", rows=count, piece=piece)
 
 
 def layer_and_role(name: str) -> tuple[int | None, str]:
     """Read the layer number and the role (`q_proj`, `down_proj`, ...) off a tensor's name."""
     match = _LAYER.search(name)
+    return (int(match[1]) if match else None), _leaf(name)
+
+
+def _leaf(name: str) -> str:
     parts = [part for part in name.split(".") if part not in ("weight", "bias")]
-    return (int(match[1]) if match else None), parts[-1] if parts else name
+    return parts[-1] if parts else name

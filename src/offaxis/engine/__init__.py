@@ -8,6 +8,7 @@ from offaxis.engine.draws import Draws, mean_and_sd
 from offaxis.engine.evaluate import Evaluated, Evaluation, evaluate
 from offaxis.engine.facts import Stored
 from offaxis.engine.leading import leading, leading_factors
+from offaxis.engine.low_rank import Factors, leading_of_step
 from offaxis.engine.request import Request, request_for
 from offaxis.engine.seeds import generator_for
 
@@ -15,6 +16,7 @@ __all__ = [
     "Draws",
     "Evaluated",
     "Evaluation",
+    "Factors",
     "PreparedAnchor",
     "Request",
     "Stored",
@@ -22,6 +24,7 @@ __all__ = [
     "generator_for",
     "leading",
     "leading_factors",
+    "leading_of_step",
     "mean_and_sd",
     "prepare",
     "request_for",

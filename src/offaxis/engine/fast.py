@@ -36,6 +36,7 @@ def decompose(
     *,
     needs: frozenset[Need],
     drawn: bool = False,
+    known: Parts | None = None,
 ) -> Parts:
     """Return the parts whose bounds are met; what is missing is for the exact tier.
 
@@ -46,9 +47,12 @@ def decompose(
         seed: Of the start vectors.
         needs: The parts wanted.
         drawn: For a random update, of which the leading blocks are enough and no vectors are kept.
+        known: Its spectrum and leading vectors, where they are known by other means.
     """
     request = anchor.request
-    if drawn:
+    if known is not None and known.spectrum is not None:
+        found, above = known, float(known.spectrum.top[0] + known.spectrum.bound[0])
+    elif drawn:
         found, above = _drawn(delta, request, norm, seed, needs)
     else:
         top = top_singular(delta, request.values, seed=seed, tolerance=_CONVERGED)

@@ -82,7 +82,7 @@ def _over_time(
     item: RunView, held: Sequence[Held], storage: Storage
 ) -> Iterator[tuple[Held, tuple[Cells, Cells]]]:
     """Similarity between those checkpoints for which it was measured, at every K that was."""
-    key = f"{item.options.seed}|{item.run}|{item.view.label}|{storage}"
+    key = f"{item.options.seed}|{item.run}|{item.view.key}|{storage}"
     for kept, ranks in _compared(held).items():
         steps, compared = [held[i][0] for i in kept], [held[i][1] for i in kept]
         overrides = {**item.options.overrides, similarity.NAME: {"K": ranks}}

@@ -8,6 +8,7 @@ import torch
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from offaxis.checkpoints.access import SAFE, Access
+from offaxis.checkpoints.coverage import LEAST
 from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.console import messages
 from offaxis.diagnostics.base import Tier
@@ -39,6 +40,7 @@ def measure_command(
     overrides: Mapping[str, Any],
     dry_run: bool,
     access: Access = SAFE,
+    min_coverage: float = LEAST,
 ) -> dict[str, Any]:
     """Measure what the paths name; return where the results are and what they cover.
 
@@ -58,6 +60,7 @@ def measure_command(
         seed=seed,
         device=_device(device),
         access=access,
+        min_coverage=_share(min_coverage),
     )
     trajectories = find_trajectories(paths, anchor=anchor, run=run)
     results = ResultsFolder(out or _default_out(trajectories))
@@ -85,6 +88,17 @@ def _at_least_two(draws: int) -> int:
             do="leave it out for the default of 3",
         )
     return draws
+
+
+def _share(least: float) -> float:
+    if not 0 <= least <= 1:
+        raise UsageError(
+            "--min-coverage",
+            expected="a share of the weights, from 0 to 1",
+            found=str(least),
+            do=f"leave it out for the default of {LEAST}",
+        )
+    return least
 
 
 def _bytes(text: str) -> int:

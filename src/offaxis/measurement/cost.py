@@ -1,11 +1,12 @@
 """What one matrix costs to measure: bytes, memory and time, stated before it is begun."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
 
+from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics.base import Tier
 from offaxis.linalg.products import product
@@ -38,11 +39,25 @@ _DRAW_PASSES = 265.0
 
 def stored_bytes(view: View) -> int:
     """Bytes that a checkpoint holds of a view."""
-    itemsize: int = getattr(torch, view.dtype).itemsize
-    return view.numel * itemsize
+    return view.numel * _itemsize(view.dtype)
 
 
-def peak_bytes(view: View, tier: Tier, top: int) -> int:
+def read_bytes(piece: Piece) -> int:
+    """Bytes that are read for one logical matrix: the whole of what it is cut out of."""
+    return piece.numel_read * _itemsize(piece.dtype)
+
+
+def cutting_bytes(piece: Piece) -> int:
+    """Memory that is held beside a matrix while it is cut out of what was read."""
+    return 0 if piece.is_as_read else read_bytes(piece)
+
+
+def _itemsize(dtype: str) -> int:
+    itemsize: int = getattr(torch, dtype).itemsize
+    return itemsize
+
+
+def peak_bytes(view: View, tier: Tier, top: int, dtypes: Iterable[str] = ()) -> int:
     """Memory that measuring a view holds at most, whatever the number of checkpoints.
 
     Factoring the anchor takes its Gram matrix, which becomes its eigenvectors, and LAPACK's work of
@@ -55,19 +70,22 @@ def peak_bytes(view: View, tier: Tier, top: int) -> int:
         view: The matrix.
         tier: By which engine.
         top: How many leading vectors of the anchor are held in float64.
+        dtypes: Those that checkpoints are read in: of what an adapter changes, float64.
     """
     if view.kind == "elements":
         return _FIXED + 6 * FLOAT64 * view.numel
     p, q = sorted(view.shape)
     stored, square = stored_bytes(view), p * p * FLOAT64
-    wide = FLOAT32 if getattr(torch, view.dtype).itemsize <= 2 else FLOAT64
+    widest = max(map(_itemsize, (view.dtype, *dtypes)))
+    wide = FLOAT32 if widest <= 2 else FLOAT64
+    current = widest * view.numel
     basis, vectors = (p * p + p * q) * FLOAT32, (p + q) * top * FLOAT64
     factoring = stored + max(3 * square, square + p * q * FLOAT64 + vectors)
     held = stored + view.numel + basis + vectors
     work = max(2 * square, view.numel * FLOAT32, _RESTORED * min(view.numel, _FOLLOWED))
-    measuring = wide * view.numel + work
+    measuring = wide * view.numel + max(work, current)
     if tier == "exact":
-        rotating = stored + square + 4 * vectors + p * q * FLOAT32
+        rotating = current + square + 4 * vectors + p * q * FLOAT32
         stepping = (wide + FLOAT64) * view.numel if p > _SMALL else 0
         measuring = max(measuring, rotating, stepping)
     return _beside(view) + max(factoring, held + measuring)

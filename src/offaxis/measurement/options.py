@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from offaxis.catalog import collect, suggestion
 from offaxis.checkpoints.access import SAFE, Access
+from offaxis.checkpoints.coverage import LEAST
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
 from offaxis.engine import Draws
@@ -48,6 +49,8 @@ class Options:
         seed: Key of all draws.
         device: Where matrices are worked on, as torch names it.
         access: What may be opened beside safetensors.
+        min_coverage: The share of the anchor's and of every checkpoint's weights that must be
+            paired.
     """
 
     passes: tuple[Pass, ...] = field(default_factory=lambda: (Pass("stored", every_name()),))
@@ -59,6 +62,7 @@ class Options:
     seed: int = 0
     device: str = "cpu"
     access: Access = SAFE
+    min_coverage: float = LEAST
 
     def draws_for(self, key: str) -> Draws:
         """The draws of one unit."""

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offaxis.checkpoints.coverage import require
 from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.pairing import Pairing, pair
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.checkpoints.views import Kind, View
 from offaxis.diagnostics.base import Tier
+from offaxis.measurement.covering import Covered, covered, described, together
+from offaxis.measurement.factors import adapted_alone
 from offaxis.measurement.options import Options
 from offaxis.measurement.stream import Series, Source, Task
 from offaxis.table import ResultsFolder
@@ -45,9 +48,12 @@ class Plan:
     def _count(self, kind: Kind) -> int:
         return sum(task.view.kind == kind for task in self.tasks)
 
-    def coverage(self) -> dict[str, Any]:
+    def coverage(self) -> dict[str, Covered]:
         """What is measured and what is not, by run, in tensors and in weights."""
-        return {t.run: coverage(self.pairing_of[t.run]) for t in self.trajectories}
+        return {
+            t.run: covered(self.pairing_of[t.run], [c.step for c in t.checkpoints])
+            for t in self.trajectories
+        }
 
     def core_minutes(self, tier: Tier) -> float:
         """Estimated time on one core, if nothing is finished yet."""
@@ -71,10 +77,7 @@ class Plan:
         ]
         if tier == "exact":
             lines.append(f"      --tier fast would take about {self.core_minutes('fast'):.1f}")
-        skipped = {s.tensor: s.reason for p in self.pairing_of.values() for s in p.skipped}
-        if skipped:
-            reasons = "; ".join(sorted(set(skipped.values())))
-            lines.append(f"      not measured: {len(skipped)} tensors ({reasons})")
+        lines.extend(f"      {line}" for line in described(together([*self.coverage().values()])))
         lines.extend(f"      {note}" for t in self.trajectories for note in t.notes)
         return "\n".join(lines)
 
@@ -100,17 +103,6 @@ def master_precision(trajectory: Trajectory) -> str:
     return str(precision.get("weights", "unknown"))
 
 
-def coverage(pairing: Pairing) -> dict[str, Any]:
-    """What of one run is measured as matrices, what by its elements only, and what is skipped."""
-    return {
-        "measured": len(pairing.matrices),
-        "measured_weights": sum(view.numel for view in pairing.matrices),
-        "elements_only": [view.tensor for view in pairing.elements],
-        "elements_only_weights": sum(view.numel for view in pairing.elements),
-        "skipped": [skipped._asdict() for skipped in pairing.skipped],
-    }
-
-
 Identify = Callable[[Path], str]
 """Names a checkpoint's content by its path: a hash, or in a dry run the path itself."""
 
@@ -124,6 +116,8 @@ def make_plan(
 ) -> Plan:
     """Read headers, pair every checkpoint with its anchor, and lay out the tasks.
 
+    Nothing is identified before everything is paired.
+
     Args:
         trajectories: What to measure.
         results: Where to.
@@ -133,26 +127,24 @@ def make_plan(
 
     Raises:
         CheckpointError: If a checkpoint cannot be opened or paired.
+        CoverageError: If less of a checkpoint can be paired than the options ask for.
     """
+    pairing_of = {t.run: _paired(t, options) for t in trajectories}
     sources: dict[str, tuple[Source, ...]] = {}
     anchor_of: dict[str, Source] = {}
-    pairing_of: dict[str, Pairing] = {}
     shared: dict[tuple[str, View], list[Series]] = {}
     anchors: dict[str, Source] = {}
     for trajectory in trajectories:
-        run, base, access = trajectory.run, trajectory.anchor, options.access
-        anchor_reader = open_checkpoint(base, access)
-        anchor = Source(0, base, identify(base))
+        run, pairing = trajectory.run, pairing_of[trajectory.run]
+        anchor = Source(0, trajectory.anchor, identify(trajectory.anchor))
         anchor_of[run] = anchors.setdefault(anchor.digest, anchor)
-        pairings = [
-            pair(anchor_reader, open_checkpoint(c.path, access, base))
-            for c in trajectory.checkpoints
-        ]
-        pairing_of[run] = pairings[-1]
         present = [Source(c.step, c.path, identify(c.path)) for c in trajectory.checkpoints]
         sources[run] = tuple(sorted([*present, *(gone or {}).get(run, ())]))
-        for view in (*pairing_of[run].matrices, *pairing_of[run].elements):
-            series = Series(run, sources[run], master_precision(trajectory))
+        master = master_precision(trajectory)
+        for view in (*pairing.matrices, *pairing.elements):
+            held = zip(trajectory.checkpoints, pairing.pieces[view], strict=True)
+            pieces = {c.step: piece for c, piece in held if piece is not None}
+            series = Series(run, sources[run], pieces, master)
             shared.setdefault((anchor.digest, view), []).append(series)
     tasks = [
         Task(view, anchors[digest], tuple(series), results, options)
@@ -160,3 +152,14 @@ def make_plan(
     ]
     tasks.sort(key=lambda task: task.core_seconds(options.tier), reverse=True)
     return Plan(trajectories, sources, anchor_of, pairing_of, tasks, results, options)
+
+
+def _paired(trajectory: Trajectory, options: Options) -> Pairing:
+    """Pair the checkpoints of a run with its anchor, each as far as is asked for."""
+    anchor = trajectory.anchor
+    readers = [open_checkpoint(c.path, options.access, anchor) for c in trajectory.checkpoints]
+    begun = open_checkpoint(anchor, options.access)
+    found = pair(begun, readers)
+    for checkpoint, coverage in zip(trajectory.checkpoints, found.coverages, strict=True):
+        require(coverage, options.min_coverage, anchor, checkpoint.path)
+    return adapted_alone(found, begun, readers)

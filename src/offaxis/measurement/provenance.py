@@ -7,8 +7,9 @@ from typing import Any
 import offaxis
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.diagnostics import similarity
+from offaxis.measurement.covering import Covered, absent_since, together
 from offaxis.measurement.options import Options, Storage, diagnostics
-from offaxis.measurement.plan import Plan, coverage
+from offaxis.measurement.plan import Plan
 
 ANCHOR_DIGITS = 12
 """How many hexadecimal digits of its hash name an anchor in the tables."""
@@ -41,20 +42,13 @@ def manifest(
     }
     ordered = [runs[name] for name in sorted(runs)]
     anchors = {run["anchor"]: run["anchor_sha256"] for run in ordered}
-    skipped = {s["tensor"]: s["reason"] for run in ordered for s in run["coverage"]["skipped"]}
     return {
         "offaxis": offaxis.__version__,
         "tier": options.tier,
         "definitions": definitions(),
         "runs": ordered,
         "anchors": [{"id": name, "sha256": anchors[name]} for name in sorted(anchors)],
-        "coverage": {
-            "measured": max(run["coverage"]["measured"] for run in ordered),
-            "elements_only": sorted(
-                {t for run in ordered for t in run["coverage"]["elements_only"]}
-            ),
-            "skipped": [{"tensor": t, "reason": skipped[t]} for t in sorted(skipped)],
-        },
+        "coverage": together([run["coverage"] for run in ordered]),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in _LIBRARIES},
@@ -72,6 +66,13 @@ def measured_steps(plan: Plan, run: str, known: dict[str, Any]) -> dict[Storage,
     for each in plan.options.passes:
         found.setdefault(each.storage, set()).update(present)
     return {storage: tuple(sorted(steps)) for storage, steps in sorted(found.items())}
+
+
+def run_coverage(plan: Plan, run: str, known: dict[str, Any]) -> Covered:
+    """What of a run is measured, at steps whose checkpoints are gone since included."""
+    found = plan.coverage()[run]
+    gone = [source.step for source in plan.sources[run] if source.is_gone]
+    return {**found, "absent": absent_since(found, known.get("coverage", {}), gone)}
 
 
 def definitions() -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _run_entry(
     trajectory: Trajectory, plan: Plan, options: Options, known: dict[str, Any]
 ) -> dict[str, Any]:
     said, run = trajectory.manifest, trajectory.run
-    anchor, pairing, sources = plan.anchor_of[run], plan.pairing_of[run], plan.sources[run]
+    anchor, sources = plan.anchor_of[run], plan.sources[run]
     return {
         "name": run,
         **{name: said.get(name) for name in _FROM_TRAINING},
@@ -111,5 +112,5 @@ def _run_entry(
         "options": options.as_dict(),
         "checkpoint_sha256": {str(s.step): s.digest for s in sources},
         "checkpoint_paths": {str(s.step): str(s.path.resolve()) for s in sources},
-        "coverage": coverage(pairing),
+        "coverage": run_coverage(plan, run, known),
     }

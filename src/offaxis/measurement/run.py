@@ -3,7 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from offaxis.measurement.executors import Executor, open_executor
 from offaxis.measurement.fallbacks import describe_fast
 from offaxis.measurement.options import Options
 from offaxis.measurement.plan import Plan, make_plan, master_precision
-from offaxis.measurement.provenance import ANCHOR_DIGITS, Runs, manifest, measured_steps
+from offaxis.measurement.provenance import (
+    ANCHOR_DIGITS,
+    Runs,
+    manifest,
+    measured_steps,
+    run_coverage,
+)
 from offaxis.measurement.spool import unspool
 from offaxis.measurement.stream import Task, run_task
 from offaxis.table import MEASURED, ResultsFolder
@@ -61,6 +68,7 @@ def measure(
 
     Raises:
         CheckpointError: If a checkpoint cannot be read or paired with its anchor.
+        CoverageError: If less of a checkpoint can be paired than is asked for; nothing is measured.
         ResultsError: If the folder cannot be written, or holds another run of the same name.
         UsageError: If there are no workers, or not memory enough for the largest matrix.
     """
@@ -75,9 +83,9 @@ def measure(
         earlier = earlier_runs(results)
         require_same_tier(results, options.tier)
         extended = [extended_by(trajectory, earlier) for trajectory in trajectories]
-        digests = _digests(engine, results, extended, options.access, console)
         gone = {t.run: gone_since(t, earlier.get(t.run)) for t in extended}
-        plan = make_plan(extended, results, options, digests.__getitem__, gone)
+        hashed = cache(lambda: _digests(engine, results, extended, options.access, console))
+        plan = make_plan(extended, results, options, lambda path: hashed()[path], gone)
         require_same_runs(plan, earlier)
         console.print(plan.describe())
         _run_tasks(engine, plan.tasks, console)
@@ -107,8 +115,27 @@ def _digests(
     access: Access,
     console: Console,
 ) -> dict[Path, str]:
-    """The hash of every checkpoint; each file is read once, and again when it has changed."""
-    paths = sorted({p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))})
+    """The hash of every checkpoint; each file is read once, and again when it has changed.
+
+    What is measured from an anchor depends on the base of its adapters, where that is another one.
+    """
+    hashed = _hashed(engine, results, trajectories, access, console)
+    if access.base is None:
+        return hashed
+    on = hashed[access.base]
+    anchors = {t.anchor for t in trajectories}
+    return hashed | {p: sha256(f"{hashed[p]} on {on}".encode()).hexdigest() for p in anchors}
+
+
+def _hashed(
+    engine: Executor,
+    results: ResultsFolder,
+    trajectories: Sequence[Trajectory],
+    access: Access,
+    console: Console,
+) -> dict[Path, str]:
+    given = {p for t in trajectories for p in (t.anchor, *(c.path for c in t.checkpoints))}
+    paths = sorted(given if access.base is None else {*given, access.base})
     memory = results.root / ".digests.json"
     known = remembered(memory, paths, access)
     new = [path for path in paths if path not in known]
@@ -155,12 +182,14 @@ def _views(plan: Plan, trajectory: Trajectory, earlier: Runs) -> list[RunView]:
     master = master_precision(trajectory)
     anchor = plan.anchor_of[run].digest[:ANCHOR_DIGITS]
     rows, pairing = plan.results.spool(run), plan.pairing_of[run]
-    return [
-        RunView(
-            plan.results, run, anchor, steps, view, master, plan.options, rows / f"{index}.arrows"
-        )
-        for index, view in enumerate((*pairing.matrices, *pairing.elements))
-    ]
+    absent = run_coverage(plan, run, earlier.get(run, {}))["absent"]
+    found = []
+    for index, view in enumerate((*pairing.matrices, *pairing.elements)):
+        without = absent.get(view.label, ())
+        held = {as_: tuple(s for s in each if s not in without) for as_, each in steps.items()}
+        place = rows / f"{index}.arrows"
+        found.append(RunView(plan.results, run, anchor, held, view, master, plan.options, place))
+    return found
 
 
 def _write_run(

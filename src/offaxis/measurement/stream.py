@@ -11,14 +11,18 @@ from torch import Tensor
 
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.formats import open_checkpoint
+from offaxis.checkpoints.pieces import Piece
+from offaxis.checkpoints.quantised import is_quantised
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
 from offaxis.engine import (
+    Factors,
     PreparedAnchor,
     Stored,
     evaluate,
     leading_factors,
+    leading_of_step,
     prepare,
     request_for,
 )
@@ -26,6 +30,7 @@ from offaxis.errors import CheckpointError
 from offaxis.linalg import rounding
 from offaxis.measurement import beside, cost, units
 from offaxis.measurement.ahead import Reader, ahead, worth_it
+from offaxis.measurement.factors import Place
 from offaxis.measurement.options import Options, Pass, diagnostics
 from offaxis.table import ResultsFolder, definition
 
@@ -47,10 +52,18 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints of one run, ascending, and the format that held its weights in training."""
+    """The checkpoints of one run, ascending, as one matrix is found in them.
+
+    Attributes:
+        run: The run's name.
+        checkpoints: Those that are measured, and those that were and are gone since.
+        pieces: Where the matrix lies, by the steps of those that hold it.
+        master: The format that held the weights in training.
+    """
 
     run: str
     checkpoints: tuple[Source, ...]
+    pieces: Mapping[int, Piece]
     master: str = "unknown"
 
 
@@ -67,13 +80,14 @@ class Task:
     @property
     def num_units(self) -> int:
         """How many (matrix, checkpoint, storage) units the task holds."""
-        present = sum(not source.is_gone for s in self.series for source in s.checkpoints)
-        return len(self.options.passes) * present
+        return len(self.options.passes) * sum(len(s.pieces) for s in self.series)
 
     @property
     def bytes_to_read(self) -> int:
         """Bytes of stored weights, read anew for each checkpoint and as the one before it."""
-        return cost.stored_bytes(self.view) * (1 + self.num_units)
+        held = [piece for s in self.series for piece in s.pieces.values()]
+        again = len(self.options.passes) * sum(map(cost.read_bytes, held))
+        return cost.read_bytes(self.view.piece) + again
 
     @property
     def peak_bytes(self) -> int:
@@ -82,8 +96,11 @@ class Task:
         named = {name for each in o.passes for name in each.diagnostics if name in known}
         chosen = {name: known[name] for name in named}
         request = request_for(chosen, o.overrides, self.view.shape, o.tier, vectors=1)
-        measuring = cost.peak_bytes(self.view, o.tier, request.top)
-        return max(measuring, cost.comparing_bytes(self.view, o.walk_draws))
+        pieces = (self.view.piece, *(p for s in self.series for p in s.pieces.values()))
+        dtypes = {piece.dtype for piece in pieces}
+        measuring = cost.peak_bytes(self.view, o.tier, request.top, dtypes)
+        beside = max(cost.cutting_bytes(piece) for piece in pieces)
+        return max(measuring + beside, cost.comparing_bytes(self.view, o.walk_draws))
 
     def open(self, source: Source) -> CheckpointReader:
         """Open the anchor, or one of the checkpoints."""
@@ -103,7 +120,7 @@ def run_task(task: Task) -> int:
         if not jobs:
             continue
         anchor = _prepared(task, each, jobs)
-        readers = [partial(_placed, job, job.reader) for job in jobs]
+        readers = [partial(_placed, job, job.reader, job.piece) for job in jobs]
         turns = ahead(readers, enabled=worth_it(task.options.device))
         for job, read in zip(jobs, turns, strict=True):
             _make(job, anchor, read)
@@ -127,10 +144,16 @@ class _Job:
     series: Series
     source: Source
     reader: CheckpointReader
+    piece: Piece
     before: Source
     provenance: units.Provenance
     lacking: Collection[str]
     adds: bool
+
+    @property
+    def place(self) -> Place:
+        """The matrix in its checkpoint."""
+        return Place(self.reader, self.piece)
 
     @property
     def chosen(self) -> dict[str, Diagnostic]:
@@ -154,7 +177,8 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
     """The units of one run that are not there, or lack something that is wanted now.
 
     A checkpoint deleted since it was measured keeps its place: the increment of the one after it
-    began there, and is not made again from an earlier one.
+    began there, and is not made again from an earlier one. One that does not hold the matrix has no
+    unit, and is passed over.
     """
     held = [units.provenance(unit_path(task, series, s, each.storage)) for s in series.checkpoints]
     ranks = {K for unit in held if unit is not None for K in unit.ranks}
@@ -163,9 +187,9 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
         if source.is_gone:
             before = source
             continue
-        reader = task.open(source)
-        dtype = reader.tensors()[task.view.tensor].dtype
-        current, names = (source, dtype), _names(task.view, each.diagnostics)
+        if (piece := series.pieces.get(source.step)) is None:
+            continue
+        current, names = (source, piece), _names(task.view, each.diagnostics)
         wanted = _provenance(task, each, current, present, names, ranks=ranks)
         adds = unit is not None and unit.is_of(wanted)
         if unit is None:
@@ -180,14 +204,15 @@ def _missing(task: Task, series: Series, each: Pass) -> Iterator[_Job]:
                 begun = present.digest if similarity.NAME in lacking else unit.before
                 together = beside.definitions(unit, wanted)
                 wanted = replace(wanted, before=begun, definitions=together)
-            yield _Job(task, each, series, source, reader, present, wanted, lacking, adds)
+            reader = task.open(source)
+            yield _Job(task, each, series, source, reader, piece, present, wanted, lacking, adds)
         before = present = source
 
 
 def _provenance(
     task: Task,
     each: Pass,
-    current: tuple[Source, str],
+    current: tuple[Source, Piece],
     before: Source,
     names: Collection[str],
     *,
@@ -208,18 +233,24 @@ def _provenance(
         current=current[0].digest,
         before=before.digest,
         tensor=task.view.tensor,
-        view=task.view.view,
+        view=_cut(task.view, current[1]),
         storage=each.storage,
-        dtype=current[1],
+        dtype=current[1].dtype,
         tier=o.tier,
         draws=f"{o.draws}+{o.edge_draws}, seed {o.seed}",
         definitions=named,
     )
 
 
+def _cut(view: View, current: Piece) -> str:
+    """The view's label, and how it is cut out on both sides where a config has said it."""
+    cuts = dict.fromkeys(piece.how for piece in (view.piece, current))
+    return "; ".join((view.view, *filter(None, cuts)))
+
+
 def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
     o = task.options
-    W = _read(task.open(task.anchor), task.view, each).to(o.device)
+    W = _read(task.open(task.anchor), task.view, task.view.piece, each).to(o.device)
     chosen = {name: item for job in jobs for name, item in job.chosen.items()}
     vectors = max(job.vectors for job in jobs) if task.view.kind == "matrix" else 0
     request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
@@ -228,13 +259,12 @@ def _prepared(task: Task, each: Pass, jobs: Sequence[_Job]) -> PreparedAnchor:
 
 def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     view, each, o = job.task.view, job.storage, job.task.options
-    key = f"{job.series.run}|{job.source.step}|{view.label}|{each.storage}"
+    key = f"{job.series.run}|{job.source.step}|{view.key}|{each.storage}"
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
-    held = Stored(read, getattr(torch, stored), job.series.master)
+    thin = _factors(job, job.task.anchor, view.piece)
+    held = Stored(read, getattr(torch, stored), job.series.master, thin)
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
-    is_mixed = each.storage == "stored" and stored != view.dtype
-    flags = ("mixed_precision",) if is_mixed else ()
-    readings, nulls = units.cells(found.evaluated, each.storage, flags)
+    readings, nulls = units.cells(found.evaluated, each.storage, _flags(job))
     tensors = dict(found.kept)
     if similarity.NAME in job.lacking:
         tensors |= _increment(job, found.kept, read)
@@ -244,6 +274,38 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
         nulls = beside.rows(earlier.nulls, nulls)
         tensors = beside.tensors(earlier.tensors(), tensors, job.lacking)
     units.save(path, job.provenance, readings, nulls, tensors)
+
+
+def _flags(job: _Job) -> tuple[str, ...]:
+    """What holds of everything that is read of a unit."""
+    flags = ("quantised",) if _is_quantised(job) else ()
+    if job.storage.storage != "stored":
+        return flags
+    if job.place.is_unmerged:
+        return ("unmerged", *flags)
+    return ("mixed_precision", *flags) if job.piece.dtype != job.task.view.dtype else flags
+
+
+def _is_quantised(job: _Job) -> bool:
+    if not job.task.options.access.quantised:
+        return False
+    anchor = job.task.open(job.task.anchor)
+    places = (job.place, Place(anchor, job.task.view.piece))
+    return any(is_quantised(reader, piece.tensor) for reader, piece in places)
+
+
+def _factors(job: _Job, before: Source, piece: Piece) -> Factors | None:
+    """The update since an earlier checkpoint as a product of thin factors, where it is held so.
+
+    A cast to bf16 leaves no such product.
+    """
+    if job.storage.storage != "stored" or job.task.view.kind != "matrix":
+        return None
+    found = job.place.since(Place(job.task.open(before), piece))
+    if found is None:
+        return None
+    device = job.task.options.device
+    return found.left.to(device), found.right.to(device)
 
 
 _OF_STEP = {
@@ -258,21 +320,27 @@ _OF_STEP = {
 def _increment(job: _Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str, Tensor]:
     """The leading factors of the step since the checkpoint before; at the first, of the update."""
     if job.before is job.task.anchor:
-        step = kept
-    else:
-        before = partial(_placed, job, job.task.open(job.before))
-        step = leading_factors(before, read, job.vectors, job.task.options.tier)
-    return {name: step[ours] for ours, name in _OF_STEP.items()}
+        return _of_step(kept)
+    piece = job.series.pieces[job.before.step]
+    thin = _factors(job, job.before, piece)
+    if thin is not None:
+        return _of_step(leading_of_step(thin, job.vectors))
+    before = partial(_placed, job, job.task.open(job.before), piece)
+    return _of_step(leading_factors(before, read, job.vectors, job.task.options.tier))
 
 
-def _placed(job: _Job, reader: CheckpointReader) -> Tensor:
+def _of_step(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: found[ours] for ours, name in _OF_STEP.items()}
+
+
+def _placed(job: _Job, reader: CheckpointReader, piece: Piece) -> Tensor:
     """Read the matrix of a job, and move it to where it is worked on."""
-    return _read(reader, job.task.view, job.storage).to(job.task.options.device)
+    return _read(reader, job.task.view, piece, job.storage).to(job.task.options.device)
 
 
-def _read(reader: CheckpointReader, view: View, each: Pass) -> Tensor:
+def _read(reader: CheckpointReader, view: View, piece: Piece, each: Pass) -> Tensor:
     """Read one matrix as stored, or as a bf16 file would have held it."""
-    W = reader.read(view.tensor, view.entry).reshape(view.shape)
+    W = piece.read(reader).reshape(view.shape)
     if each.storage == "bf16":
         W = rounding.narrowed(W)
     bad = W.numel()

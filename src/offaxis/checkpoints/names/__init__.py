@@ -1,0 +1,1 @@
+"""What tensors are called: wrappers, prefixes, fused layouts, experts, tied embeddings."""

@@ -1,0 +1,172 @@
+"""However a checkpoint's matrices are named and stored, the readings are the same, bit for bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, MixtralConfig, Phi3Config, Qwen3MoeConfig
+
+from offaxis.checkpoints.names.logical import key_of
+from offaxis.checkpoints.trajectory import find_trajectories
+from offaxis.cli import run as command
+from offaxis.errors import CoverageError
+from offaxis.measurement import Options, measure
+from offaxis.table import ResultsFolder
+from tests.models import Weights, anchor_weights, moved, save, save_run
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 20,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+OF_EXPERTS = {**SIZES, "num_experts_per_tok": 1}
+MODELS = {
+    "qwen3_moe": Qwen3MoeConfig(num_experts=2, moe_intermediate_size=12, head_dim=4, **OF_EXPERTS),
+    "mixtral": MixtralConfig(num_local_experts=2, **OF_EXPERTS),
+}
+OPTIONS = Options(draws=2, edge_draws=2)
+NAMING = {"tensor", "view", "role", "anchor"}
+
+
+def measured(anchor: Path, current: Path, out: Path, options: Options = OPTIONS) -> ResultsFolder:
+    trajectories = find_trajectories([current], anchor=anchor, run="run")
+    return measure(trajectories, out, options, workers=1)
+
+
+def rows(results: ResultsFolder, *tables: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Every row by what it is of, without what names and weights' files are called."""
+    found = {}
+    for table in tables or ("readings", "nulls"):
+        for row in results.read(table).to_pylist():
+            key = key_of(row["tensor"], row["view"])
+            place = (table, key, row["quantity"], row["definition"], row.get("null"))
+            assert place not in found
+            found[place] = {name: value for name, value in row.items() if name not in NAMING}
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_experts_single_or_stacked_on_either_side(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MODELS[name])
+    paths = {}
+    for step in ("anchor", "current"):
+        for form, single in (("single", True), ("stacked", False)):
+            paths[step, form] = tmp_path / f"{step}-{form}"
+            model.save_pretrained(paths[step, form], save_original_format=single)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.01 * torch.randn_like(weight)
+    plain = rows(measured(paths["anchor", "single"], paths["current", "single"], tmp_path / "0"))
+    assert len({key for _, key, *_ in plain}) == len(
+        load_file(paths["anchor", "single"] / "model.safetensors")
+    )
+    for old, new in (("single", "stacked"), ("stacked", "single"), ("stacked", "stacked")):
+        out = tmp_path / f"{old}-{new}"
+        assert rows(measured(paths["anchor", old], paths["current", new], out)) == plain
+
+
+def renamed(weights: Weights, rename: Callable[[str], str]) -> Weights:
+    return {rename(name): W for name, W in weights.items()}
+
+
+def test_wrapped_names_on_either_side(tmp_path: Path) -> None:
+    weights = anchor_weights()
+    current = moved(weights, 0.01)
+    paths = {
+        (step, front): save(tmp_path / f"{step}{front}", renamed(held, f"{front}{{}}".format))
+        for step, held in (("anchor", weights), ("current", current))
+        for front in ("", "module._orig_mod.")
+    }
+    plain = rows(measured(paths["anchor", ""], paths["current", ""], tmp_path / "0"))
+    for old, new in (("", "module._orig_mod."), ("module._orig_mod.", "module._orig_mod.")):
+        out = tmp_path / f"to-{old}{new}"
+        assert rows(measured(paths["anchor", old], paths["current", new], out)) == plain
+
+
+def test_fused_attention_is_measured_as_its_parts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fused = AutoModelForCausalLM.from_config(Phi3Config(**SIZES))
+    fused.save_pretrained(tmp_path / "a-fused")
+    start = load_file(tmp_path / "a-fused" / "model.safetensors")
+    end = {name: W + 0.01 * torch.randn_like(W) for name, W in start.items()}
+    save(tmp_path / "b-fused", end)
+    for step, weights in (("a", start), ("b", end)):
+        parts = {}
+        for name, W in weights.items():
+            for leaf, labels, sizes in (
+                ("qkv_proj", ("q", "k", "v"), (16, 8, 8)),
+                ("gate_up_proj", ("gate", "up"), (24, 24)),
+            ):
+                if leaf in name:
+                    for label, part in zip(labels, W.split(sizes), strict=True):
+                        parts[name.replace(leaf, f"{label}_proj")] = part
+                    break
+            else:
+                parts[name] = W
+        save(tmp_path / f"{step}-parts", parts)
+    plain = rows(measured(tmp_path / "a-parts", tmp_path / "b-parts", tmp_path / "0"))
+    for old, new in (("fused", "fused"), ("fused", "parts"), ("parts", "fused")):
+        out = tmp_path / f"{old}-{new}"
+        assert rows(measured(tmp_path / f"a-{old}", tmp_path / f"b-{new}", out)) == plain
+    assert {
+        row["view"]
+        for row in ResultsFolder(out.with_name("fused-fused")).read("readings").to_pylist()
+    } == {"", "q", "k", "v", "gate", "up"}
+
+
+def test_a_matrix_that_some_checkpoints_lack(tmp_path: Path) -> None:
+    folder = save_run(tmp_path / "run", {1: 1e-3, 2: 2e-3, 3: 3e-3})
+    name = "model.layers.0.self_attn.k_proj.weight"
+    file = folder / "checkpoint-2" / "model.safetensors"
+    save(file.parent, {n: W for n, W in load_file(file).items() if n != name})
+    options = Options(draws=2, edge_draws=2, min_coverage=0.9)
+    out = tmp_path / "out"
+    results = measure(find_trajectories([folder]), out, options, workers=1)
+    steps = {}
+    for row in results.read("readings").to_pylist():
+        steps.setdefault(row["tensor"], set()).add(row["step"])
+    assert steps.pop(name) == {1, 3}
+    assert all(held == {1, 2, 3} for held in steps.values())
+    assert results.manifest()["coverage"]["absent"] == {name: [2]}
+    assert results.manifest()["runs"][0]["coverage"]["absent"] == {name: [2]}
+    before = rows(results)
+    file.unlink()
+    (file.parent / "config.json").unlink(missing_ok=True)
+    file.parent.rmdir()
+    again = measure(find_trajectories([folder]), out, options, workers=1)
+    assert rows(again) == before
+    assert again.manifest()["coverage"]["absent"] == {name: [2]}
+
+
+def test_too_little_in_common_ends_with_4_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = save_run(tmp_path / "run", {1: 1e-3})
+    file = folder / "checkpoint-1" / "model.safetensors"
+    weights = load_file(file)
+    save(file.parent, {n: W for n, W in weights.items() if "up_proj" not in n})
+    assert command(["measure", str(folder), "--draws", "2"]) == CoverageError.exit_code == 4
+    error = capsys.readouterr().err
+    assert "--min-coverage" in error
+    assert "'model.layers.1.mlp.up_proj.weight'" in error
+    assert not (folder / "offaxis" / "factors").exists()
+    assert not (folder / "offaxis" / ".digests.json").exists()
+    assert command(["measure", str(folder), "--min-coverage", "2"]) == 2
+    capsys.readouterr()
+    assert command(["measure", str(folder), "--min-coverage", "0.5", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["coverage"]["run"]
+    assert plan["only_in_anchor"] == ["model.layers.1.mlp.up_proj.weight"]
+    share = sum(W.numel() for n, W in weights.items() if "up_proj" not in n)
+    assert plan["share_of_anchor"] == share / sum(W.numel() for W in weights.values())
+    assert plan["share_of_checkpoint"] == 1
