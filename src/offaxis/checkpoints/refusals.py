@@ -1,6 +1,5 @@
 """Folders of weights that are known and not read, each with the way out; and those not known."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from offaxis.checkpoints.access import Access
+from offaxis.checkpoints.trust.documents import read_object
 from offaxis.errors import CheckpointError
 
 _SHOWN = 6
@@ -54,10 +54,9 @@ def _is_megatron(path: Path) -> bool:
 def _backend(path: Path) -> str:
     """The back end that Megatron's `metadata.json` names."""
     try:
-        held = json.loads((path / "metadata.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return str(read_object(path, "metadata.json").get("sharded_backend", ""))
+    except CheckpointError:
         return ""
-    return str(held.get("sharded_backend", "")) if isinstance(held, dict) else ""
 
 
 def _is_zero(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """From the paths a user gives to the trajectories that will be measured."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,11 @@ from offaxis.checkpoints.run_folders import (
     steps_of,
     weights_of,
 )
+from offaxis.checkpoints.trust.documents import read_object
 from offaxis.errors import CheckpointError, UsageError
 from offaxis.runs import RunFolder
+
+_STATE = "trainer_state.json"
 
 
 class Checkpoint(NamedTuple):
@@ -148,17 +150,16 @@ def _step(path: Path, position: int) -> int:
     named = step_of(path.resolve())
     if named is not None:
         return named
-    state = path / "trainer_state.json"
-    if state.is_file():
-        try:
-            return int(json.loads(state.read_text("utf-8"))["global_step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+    if (path / _STATE).is_file():
+        step = read_object(path, _STATE).get("global_step")
+        if type(step) is not int:
             raise CheckpointError(
-                str(state),
+                str(path / _STATE),
                 expected='a JSON object with an integer "global_step"',
-                found=f"{type(error).__name__}: {error}",
+                found=f"{step!r:.80}",
                 do="restore the file, or rename the folder to checkpoint-N",
-            ) from error
+            )
+        return step
     return position
 
 
