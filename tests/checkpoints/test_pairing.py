@@ -1,4 +1,4 @@
-"""Checkpoints of the real transformers under other names, paired to the last bit with plain ones."""
+"""Checkpoints of the real transformers under other names, paired with plain ones bit for bit."""
 
 import json
 from collections.abc import Callable
