@@ -1,6 +1,7 @@
 """However a checkpoint's matrices are named and stored, the readings are the same, bit for bit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, Phi3Config, Qwen3M
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run as command
 from offaxis.errors import CoverageError
-from offaxis.measurement import Options, measure
+from offaxis.measurement import Options, Pass, measure
 from offaxis.measurement.plan import make_plan
 from offaxis.measurement.stream import run_task, unit_path
 from offaxis.measurement.units import load
@@ -99,6 +100,7 @@ def test_fused_attention_is_measured_as_its_parts(tmp_path: Path) -> None:
     start = load_file(tmp_path / "a-fused" / "model.safetensors")
     end = {name: W + 0.01 * torch.randn_like(W) for name, W in start.items()}
     save(tmp_path / "b-fused", end)
+    shutil.copy(tmp_path / "a-fused" / "config.json", tmp_path / "b-fused")
     for step, weights in (("a", start), ("b", end)):
         parts = {}
         for name, W in weights.items():
@@ -124,7 +126,8 @@ def test_a_matrix_that_some_checkpoints_lack(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.k_proj.weight"
     file = folder / "checkpoint-2" / "model.safetensors"
     save(file.parent, {n: W for n, W in load_file(file).items() if n != name})
-    options = Options(draws=2, edge_draws=2, min_coverage=0.9)
+    names = ("rank", "similarity")
+    options = Options((Pass("stored", names),), draws=2, edge_draws=2, min_coverage=0.9)
     out = tmp_path / "out"
     results = measure(find_trajectories([folder]), out, options, workers=1)
     steps = {}
