@@ -35,13 +35,13 @@ def test_equal_is_what_means_the_same(reference, completion, score):
 
 
 def test_a_comparison_past_its_deadline_is_killed_and_not_judged():
-    scorer = math(deadline_seconds=2.0, workers=1)
+    scorer = math(deadline_seconds=5.0, workers=1)
     documents = [Document("q", "", "34")] * 3
     began = time.monotonic()
     scores = scorer(documents, [r"\boxed{34}", ENDLESS, r"\boxed{35}"], key="")
     # The process that hung was replaced, and the next pair judged by the new one.
     assert scores == [1.0, None, 0.0]
-    assert time.monotonic() - began > 2.0
+    assert time.monotonic() - began > 5.0
     assert scorer(documents[:1], [r"\boxed{34}"], key="") == [1.0]
 
 

@@ -254,8 +254,8 @@ def test_a_run_with_a_padded_teacher_says_so_once_and_trains(arm, tmp_path, teac
     assert all(line["mismatch_kl_nats"] >= 0 for line in folder.log()[1:])
 
 
-def served_recipe(arm, url, kind="reverse_kl_by_k1", **changes):
-    teacher = {"url": url, "model": "tiny", "engine": "vllm", "deadline_seconds": 0.5}
+def served_recipe(arm, url, kind="reverse_kl_by_k1", *, seconds=60.0, **changes):
+    teacher = {"url": url, "model": "tiny", "engine": "vllm", "deadline_seconds": seconds}
     content = arm("grpo").resolved() | {"objective": {"kind": kind}, "teacher": teacher}
     content["rollouts"] |= changes.pop("rollouts", {})
     content["steps"] |= changes.pop("steps", {})
@@ -281,7 +281,7 @@ def test_a_run_learns_from_a_served_teacher_and_stops_when_it_stops(
         served.requests.clear()
         # The text to compare and two steps are answered, then nothing is.
         served.change = lambda n, _, answer: (200, answer) if n < 4 else (503, {})
-        recipe = served_recipe(arm, url, kind, name="broken", steps={"max": 6})
+        recipe = served_recipe(arm, url, kind, seconds=2.0, name="broken", steps={"max": 6})
         with pytest.raises(ServerError, match="within"):
             train(recipe, tmp_path)
     broken = RunFolder(tmp_path / "runs" / "broken")
