@@ -1,4 +1,4 @@
-"""Checkpoints of the real transformers under other names, paired to the last bit with plain ones."""
+"""Checkpoints of the real transformers under other names, paired with plain ones bit for bit."""
 
 import json
 from collections.abc import Callable
@@ -194,6 +194,11 @@ def test_fused_attention_against_its_parts(tmp_path: Path) -> None:
         found = pair(anchor, [other])
         require_same(anchor, other, found)
         assert {view.key for view in found.pieces} == set(split)
+    bare = SafetensorsFolder(save(tmp_path / "bare", model.weights))
+    (coverage,) = pair(bare, [parts]).coverages
+    with pytest.raises(CoverageError, match=r"config\.json beside the weights"):
+        require(coverage, 0.99, bare.path, parts.path)
+    assert "qkv_proj" in "".join(pair(bare, [bare]).coverages[0].notes)
     both = SafetensorsFolder(save(tmp_path / "both", {**model.weights, **split}))
     with pytest.raises(CheckpointError, match="one tensor for each name"):
         pair(model.plain, [both])

@@ -1,6 +1,7 @@
 """However a checkpoint's matrices are named and stored, the readings are the same, bit for bit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralConfig, Phi3Config, Qwen3MoeConfig
 
-from offaxis.checkpoints.names.logical import key_of
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run as command
 from offaxis.errors import CoverageError
-from offaxis.measurement import Options, measure
+from offaxis.measurement import Options, Pass, measure
+from offaxis.measurement.plan import make_plan
+from offaxis.measurement.stream import run_task, unit_path
+from offaxis.measurement.units import load
 from offaxis.table import ResultsFolder
 from tests.models import Weights, anchor_weights, moved, save, save_run
 
@@ -35,23 +38,21 @@ MODELS = {
     "mixtral": MixtralConfig(num_local_experts=2, **OF_EXPERTS),
 }
 OPTIONS = Options(draws=2, edge_draws=2)
-NAMING = {"tensor", "view", "role", "anchor"}
 
 
-def measured(anchor: Path, current: Path, out: Path, options: Options = OPTIONS) -> ResultsFolder:
+def measured(anchor: Path, current: Path, out: Path) -> dict[str, Any]:
+    """Every unit of a checkpoint by its matrix: shape, readings, nulls, and all of its tensors."""
     trajectories = find_trajectories([current], anchor=anchor, run="run")
-    return measure(trajectories, out, options, workers=1)
-
-
-def rows(results: ResultsFolder, *tables: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Every row by what it is of, without what names and weights' files are called."""
-    found = {}
-    for table in tables or ("readings", "nulls"):
-        for row in results.read(table).to_pylist():
-            key = key_of(row["tensor"], row["view"])
-            place = (table, key, row["quantity"], row["definition"], row.get("null"))
-            assert place not in found
-            found[place] = {name: value for name, value in row.items() if name not in NAMING}
+    plan = make_plan(trajectories, ResultsFolder(out), OPTIONS, str)
+    found: dict[str, Any] = {}
+    for task in plan.tasks:
+        run_task(task)
+        (series,) = task.series
+        unit = load(unit_path(task, series, series.checkpoints[0], "stored"))
+        assert unit is not None
+        assert task.view.key not in found
+        tensors = {name: tensor.tolist() for name, tensor in unit.tensors().items()}
+        found[task.view.key] = (task.view.shape, unit.readings, unit.nulls, tensors)
     return found
 
 
@@ -66,14 +67,12 @@ def test_experts_single_or_stacked_on_either_side(name: str, tmp_path: Path) -> 
             model.save_pretrained(paths[step, form], save_original_format=single)
         with torch.no_grad():
             for weight in model.parameters():
-                weight += 0.01 * torch.randn_like(weight)
-    plain = rows(measured(paths["anchor", "single"], paths["current", "single"], tmp_path / "0"))
-    assert len({key for _, key, *_ in plain}) == len(
-        load_file(paths["anchor", "single"] / "model.safetensors")
-    )
+                weight.add_(0.01 * torch.randn_like(weight))
+    plain = measured(paths["anchor", "single"], paths["current", "single"], tmp_path / "0")
+    assert len(plain) == len(load_file(paths["anchor", "single"] / "model.safetensors"))
     for old, new in (("single", "stacked"), ("stacked", "single"), ("stacked", "stacked")):
         out = tmp_path / f"{old}-{new}"
-        assert rows(measured(paths["anchor", old], paths["current", new], out)) == plain
+        assert (measured(paths["anchor", old], paths["current", new], out)) == plain
 
 
 def renamed(weights: Weights, rename: Callable[[str], str]) -> Weights:
@@ -88,10 +87,10 @@ def test_wrapped_names_on_either_side(tmp_path: Path) -> None:
         for step, held in (("anchor", weights), ("current", current))
         for front in ("", "module._orig_mod.")
     }
-    plain = rows(measured(paths["anchor", ""], paths["current", ""], tmp_path / "0"))
+    plain = measured(paths["anchor", ""], paths["current", ""], tmp_path / "0")
     for old, new in (("", "module._orig_mod."), ("module._orig_mod.", "module._orig_mod.")):
         out = tmp_path / f"to-{old}{new}"
-        assert rows(measured(paths["anchor", old], paths["current", new], out)) == plain
+        assert (measured(paths["anchor", old], paths["current", new], out)) == plain
 
 
 def test_fused_attention_is_measured_as_its_parts(tmp_path: Path) -> None:
@@ -101,6 +100,7 @@ def test_fused_attention_is_measured_as_its_parts(tmp_path: Path) -> None:
     start = load_file(tmp_path / "a-fused" / "model.safetensors")
     end = {name: W + 0.01 * torch.randn_like(W) for name, W in start.items()}
     save(tmp_path / "b-fused", end)
+    shutil.copy(tmp_path / "a-fused" / "config.json", tmp_path / "b-fused")
     for step, weights in (("a", start), ("b", end)):
         parts = {}
         for name, W in weights.items():
@@ -115,14 +115,10 @@ def test_fused_attention_is_measured_as_its_parts(tmp_path: Path) -> None:
             else:
                 parts[name] = W
         save(tmp_path / f"{step}-parts", parts)
-    plain = rows(measured(tmp_path / "a-parts", tmp_path / "b-parts", tmp_path / "0"))
+    plain = measured(tmp_path / "a-parts", tmp_path / "b-parts", tmp_path / "0")
     for old, new in (("fused", "fused"), ("fused", "parts"), ("parts", "fused")):
         out = tmp_path / f"{old}-{new}"
-        assert rows(measured(tmp_path / f"a-{old}", tmp_path / f"b-{new}", out)) == plain
-    assert {
-        row["view"]
-        for row in ResultsFolder(out.with_name("fused-fused")).read("readings").to_pylist()
-    } == {"", "q", "k", "v", "gate", "up"}
+        assert (measured(tmp_path / f"a-{old}", tmp_path / f"b-{new}", out)) == plain
 
 
 def test_a_matrix_that_some_checkpoints_lack(tmp_path: Path) -> None:
@@ -130,7 +126,8 @@ def test_a_matrix_that_some_checkpoints_lack(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.k_proj.weight"
     file = folder / "checkpoint-2" / "model.safetensors"
     save(file.parent, {n: W for n, W in load_file(file).items() if n != name})
-    options = Options(draws=2, edge_draws=2, min_coverage=0.9)
+    names = ("rank", "similarity")
+    options = Options((Pass("stored", names),), draws=2, edge_draws=2, min_coverage=0.9)
     out = tmp_path / "out"
     results = measure(find_trajectories([folder]), out, options, workers=1)
     steps = {}
@@ -140,12 +137,11 @@ def test_a_matrix_that_some_checkpoints_lack(tmp_path: Path) -> None:
     assert all(held == {1, 2, 3} for held in steps.values())
     assert results.manifest()["coverage"]["absent"] == {name: [2]}
     assert results.manifest()["runs"][0]["coverage"]["absent"] == {name: [2]}
-    before = rows(results)
+    before = results.read("readings").to_pylist()
     file.unlink()
-    (file.parent / "config.json").unlink(missing_ok=True)
     file.parent.rmdir()
     again = measure(find_trajectories([folder]), out, options, workers=1)
-    assert rows(again) == before
+    assert again.read("readings").to_pylist() == before
     assert again.manifest()["coverage"]["absent"] == {name: [2]}
 
 

@@ -14,7 +14,7 @@ Names = Mapping[str, View]
 Both = tuple[Names, Names]
 
 _NO_LIBRARY = "pip install 'offaxis[train]', which pairs stacked experts with single ones"
-_NO_CONFIG = "put config.json beside the weights: it says how the experts are stacked"
+_NO_CONFIG = "put config.json beside the weights: it says how fused layers and stacks are laid out"
 
 
 def join(old: Side, new: Side) -> Coverage:
@@ -135,12 +135,13 @@ def _said_of_ends(old: Side, new: Side) -> str:
 
 
 def _way_out(old: Side, new: Side, lists: Sequence[Sequence[View]]) -> str | None:
-    """What would pair stacks of experts with what they hold, if each side has something alone."""
-    if not all(lists) or all(view.piece.entry is None for views in lists for view in views):
+    """What would pair fused layers or stacks with what they hold, if each side has some alone."""
+    stacked = any(view.piece.entry is not None for views in lists for view in views)
+    if not all(lists) or not (stacked or old.unsplit or new.unsplit):
         return None
     if old.model is None and new.model is None:
         return _NO_CONFIG
-    return None if can_ask() else _NO_LIBRARY
+    return _NO_LIBRARY if stacked and not can_ask() else None
 
 
 def _notes(old: Side, new: Side) -> Iterator[str]:

@@ -80,14 +80,11 @@ def _pieces(old: Side, coverages: Sequence[Coverage]) -> dict[View, Sequence[Pie
     held = {key: {m.anchor.label: m.current for m in c.matches} for key, c in each.items()}
     found: dict[View, Sequence[Piece | None]] = {}
     for label, view in old.views.items():
-        matched = [held[id(coverage)].get(label) for coverage in coverages]
-        there = [current for current in matched if current is not None]
+        there = {key: current for key, views in held.items() if (current := views.get(label))}
         if there:
-            common = min(view.rows, *(current.rows for current in there))
-            found[first_rows(view, common)] = tuple(
-                None if current is None else first_rows(current, common).piece
-                for current in matched
-            )
+            common = min(view.rows, *(current.rows for current in there.values()))
+            pieces = {key: first_rows(current, common).piece for key, current in there.items()}
+            found[first_rows(view, common)] = [pieces.get(id(c)) for c in coverages]
     return found
 
 

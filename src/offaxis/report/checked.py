@@ -23,7 +23,20 @@ RUN = {
 MANIFEST = {
     "runs": [RUN],
     "anchors": [{}],
-    "coverage": {"skipped": [{}], "elements_only": [str]},
+    "coverage": {
+        "skipped": [{}],
+        "elements_only": [str],
+        "paired": int,
+        "share_of_anchor": float,
+        "share_of_checkpoint": float,
+        "renamed": [{}],
+        "resized": [{}],
+        "only_in_anchor": [str],
+        "only_in_checkpoint": [str],
+        "absent": {"*": [int]},
+        "tied": [str],
+        "notes": [str],
+    },
     "tier": str,
     "definitions": {"*": {}},
     "versions": {},
@@ -33,7 +46,13 @@ MANIFEST = {
         "controls": [{"title": str, "lead": str, "free": str, "arms": [str]}],
     },
 }
-IN_WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+IN_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 # Without these a row has no place; everything else may be missing.
 KEYS = {

@@ -10,6 +10,9 @@ from offaxis.report.study import Study
 from offaxis.report.words import DEFINITION_WORDS, FLAG_WORDS, GATE_WORDS, explained
 from offaxis.table import definition_settings
 
+_SHOWN = 50
+"""How many names of a list the page has; the manifest has all."""
+
 
 def provenance(study: Study) -> dict[str, Any]:
     """Return definitions, coverage, versions and hashes, as printable rows."""
@@ -31,6 +34,7 @@ def provenance(study: Study) -> dict[str, Any]:
             for item in coverage.get("skipped") or []
         ],
         "elements_only": coverage.get("elements_only") or [],
+        "paired": _paired(coverage),
         "averaged": study.frame.num_matrices,
         "left_out": ", ".join(LEFT_OUT_ROLES),
         "flags": [
@@ -44,6 +48,35 @@ def provenance(study: Study) -> dict[str, Any]:
         "offaxis": str(manifest.get("offaxis") or MISSING),
         "tier": str(manifest.get("tier") or MISSING),
         "runs": _runs(study),
+    }
+
+
+def _paired(coverage: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what of the models was paired, under which names, and what was not."""
+    shares = coverage.get("share_of_anchor"), coverage.get("share_of_checkpoint")
+    said = [f"tied: {text}" for text in coverage.get("tied") or []]
+    said += [
+        f"{item.get('tensor')}: the rows that both have, of {item.get('in_anchor')} in the anchor "
+        f"and {item.get('in_checkpoint')} in the checkpoint"
+        for item in coverage.get("resized") or []
+    ]
+    lists = {
+        "only in the anchor": coverage.get("only_in_anchor") or [],
+        "only in a checkpoint": coverage.get("only_in_checkpoint") or [],
+        "missing at some steps": [
+            f"{label} (step {', '.join(map(str, steps))})"
+            for label, steps in (coverage.get("absent") or {}).items()
+        ],
+    }
+    return {
+        "count": coverage.get("paired"),
+        "shares": [f"{share:.2%}" for share in shares if share is not None],
+        "renamed": [
+            (item.get("anchor"), item.get("checkpoint"), item.get("tensors"))
+            for item in coverage.get("renamed") or []
+        ],
+        "lists": [(title, len(names), names[:_SHOWN]) for title, names in lists.items() if names],
+        "said": [*said, *(coverage.get("notes") or [])],
     }
 
 
