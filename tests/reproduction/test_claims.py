@@ -1,7 +1,6 @@
 import pytest
 
 from offaxis.errors import RecipeError
-from offaxis.recipe import recipes_folder
 from offaxis.report.quantities import MINUS, TIMES
 from offaxis.reproduction.claims import FILE, Claim, load_claims
 from offaxis.reproduction.published import FILE as NUMBERS
@@ -114,12 +113,9 @@ def test_contrasts_have_names():
     assert [rising.name(w) for w in rising.weights] == [f"b {MINUS} a", f"c {MINUS} b"]
 
 
-def test_the_declared_claims_name_what_there_is(declared):
-    arms = {path.stem for path in (recipes_folder() / "tiny").rglob("*.toml")}
+def test_the_declared_claims_cite_their_own_figure_and_have_controls(declared):
     numbers = load_published()
     for claim in declared.claims:
-        for comparison in (claim, *claim.controls):
-            assert {cell.arm for cell in comparison.cells} <= arms, claim.id
         assert {numbers[name].figure for name in claim.published} <= {claim.figure}
         excluded = [control.excludes for control in claim.controls]
         assert excluded
