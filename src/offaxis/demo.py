@@ -25,14 +25,14 @@ from offaxis.recipe import (
     apply_override,
     load_recipe,
     recipe_from,
-    recipe_hash,
     recipes_folder,
     sources_in,
 )
 from offaxis.runs import RunFolder
-from offaxis.training.folders import model_folder, run_folder
-from offaxis.training.plan import Stage, plan
-from offaxis.training.pool import Job, train_all
+from offaxis.training.folders import run_folder
+from offaxis.training.jobs import Job, jobs_of
+from offaxis.training.plan import Stage
+from offaxis.training.pool import train_all
 from offaxis.workers import num_cores
 
 # Each arm and whether it is repeated with every training seed.
@@ -133,7 +133,7 @@ def demo(
     chosen = _chosen(preset)
     recipes = demo_recipes(chosen)
     workers = num_cores() if workers is None else workers
-    jobs = demo_jobs(recipes, out)
+    jobs = jobs_of(recipes, out)
     print_plan(jobs, workers, console)
     if dry_run:
         return {"preset": preset, "stages": [job.stage._asdict() for job in jobs.values()]}
@@ -192,25 +192,6 @@ def demo_recipes(preset: Preset) -> list[Recipe]:
         for arm in group.labels
     ]
     return [_resized(recipe, preset) for recipe in (*arms, *changed)]
-
-
-def demo_jobs(recipes: Sequence[Recipe], out: Path) -> dict[str, Job]:
-    """What there is to train, each prerequisite once, with what it waits for."""
-    jobs: dict[str, Job] = {}
-    runs = {recipe_hash(recipe) for recipe in recipes}
-
-    def add(recipe: Recipe) -> str:
-        is_run = recipe_hash(recipe) in runs
-        needs = tuple(add(prerequisite) for prerequisite in recipe.prerequisites)
-        name = run_folder(recipe, out).root.name if is_run else model_folder(recipe, out).root.name
-        if name not in jobs:
-            stage = plan(recipe, out, is_run=is_run)[-1]
-            jobs[name] = Job(stage, recipe, is_run, needs)
-        return name
-
-    for recipe in recipes:
-        add(recipe)
-    return jobs
 
 
 def print_plan(jobs: dict[str, Job], workers: int, console: Console) -> None:

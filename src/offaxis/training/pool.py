@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from queue import Empty
@@ -14,9 +13,8 @@ from rich.console import Console
 
 from offaxis.console import progress
 from offaxis.errors import Interrupted
-from offaxis.recipe import Recipe
 from offaxis.training.folders import check_writable
-from offaxis.training.plan import Stage
+from offaxis.training.jobs import Job
 from offaxis.training.recorder import Progress
 from offaxis.training.run import train, train_model
 from offaxis.training.stopping import ended_by_sigterm
@@ -26,16 +24,6 @@ _POLL_SECONDS = 0.2
 
 # A queue of (name, Progress); multiprocessing's queues take no parameters at run time.
 News = Any
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model to train, and the jobs it waits for."""
-
-    stage: Stage
-    recipe: Recipe
-    is_run: bool
-    needs: tuple[str, ...]
 
 
 def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -> None:
