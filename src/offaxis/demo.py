@@ -20,14 +20,7 @@ from offaxis.catalog import suggestion
 from offaxis.console import messages
 from offaxis.controls import ALL, FEW, Group, described
 from offaxis.errors import UsageError
-from offaxis.recipe import (
-    Recipe,
-    apply_override,
-    load_recipe,
-    recipe_from,
-    recipes_folder,
-    sources_in,
-)
+from offaxis.recipe import Recipe, load_recipe, overriding, recipes_folder, rewritten
 from offaxis.runs import RunFolder
 from offaxis.training.folders import run_folder
 from offaxis.training.jobs import Job, jobs_of
@@ -191,7 +184,11 @@ def demo_recipes(preset: Preset) -> list[Recipe]:
         for group in preset.controls
         for arm in group.labels
     ]
-    return [_resized(recipe, preset) for recipe in (*arms, *changed)]
+    resize = overriding(preset.changes)
+    return [
+        rewritten(recipe, resize, f"preset {preset.title}, {recipe.arm}")
+        for recipe in (*arms, *changed)
+    ]
 
 
 def print_plan(jobs: dict[str, Job], workers: int, console: Console) -> None:
@@ -222,19 +219,3 @@ def _chosen(preset: str) -> Preset:
             do=suggestion(preset, PRESETS),
         )
     return PRESETS[preset]
-
-
-def _resized(recipe: Recipe, preset: Preset) -> Recipe:
-    """A recipe and its prerequisites with the preset's changes."""
-    content = recipe.resolved()
-    _change(content, preset)
-    return recipe_from(content, f"preset {preset.title}, {recipe.arm}")
-
-
-def _change(content: dict[str, Any], preset: Preset) -> None:
-    """Apply the preset's changes to a recipe's content and to those inside it."""
-    for override in (*preset.changes.get("*", ()), *preset.changes.get(content["arm"], ())):
-        apply_override(content, override)
-    for source in sources_in(content):
-        if "recipe" in source:
-            _change(source["recipe"], preset)
