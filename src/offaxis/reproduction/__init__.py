@@ -1,1 +1,1 @@
-"""The paper, entry by entry: arms x complete re-draws -> one study table -> verdicts."""
+"""The paper, figure by figure: arms, draws, claims declared before the run, and their verdicts."""
