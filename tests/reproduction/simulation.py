@@ -22,7 +22,9 @@ def table(values: Mapping[Cell, Iterable[float]], nulls: Mapping[Cell, Iterable[
         for draw, value in enumerate(column):
             null = (beside[draw], "chance") if beside else (None, None)
             rows.append((draw, cell.arm, cell.point, None, *cell[2:], float(value), *null, None))
-    return pa.table(dict(zip((*COLUMNS, *NUMBERS), map(list, zip(*rows, strict=True)), strict=True)))
+    return pa.table(
+        dict(zip((*COLUMNS, *NUMBERS), map(list, zip(*rows, strict=True)), strict=True))
+    )
 
 
 def comparisons(claim: Claim) -> Iterator[Comparison]:
@@ -66,7 +68,9 @@ def differences_of_arms(declared: Declaration) -> Declaration:
     return declared.model_copy(update={"claims": tuple(found.values())})
 
 
-def exchanged(declared: Declaration, draws: int, rng: np.random.Generator, *, exchange: bool = True):
+def exchanged(
+    declared: Declaration, draws: int, rng: np.random.Generator, *, exchange: bool = True
+):
     """A world where the arms of every draw, each as a whole, have changed places at random.
 
     How far arms and draws differ is drawn anew for every quantity, from a tenth of its largest
@@ -74,7 +78,9 @@ def exchanged(declared: Declaration, draws: int, rng: np.random.Generator, *, ex
     """
     arms = sorted({cell.arm for cell in declared.cells()})
     levels = rng.normal(size=len(arms))
-    places = [rng.permutation(len(arms)) if exchange else np.arange(len(arms)) for _ in range(draws)]
+    places = [
+        rng.permutation(len(arms)) if exchange else np.arange(len(arms)) for _ in range(draws)
+    ]
     level = {arm: levels[[place[i] for place in places]] for i, arm in enumerate(arms)}
     sizes = {key: size * 10 ** rng.uniform(-1, 1) for key, size in _margins(declared).items()}
     values, nulls = {}, {}

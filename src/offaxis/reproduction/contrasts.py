@@ -14,6 +14,7 @@ from offaxis.reproduction.statistics import Sample
 
 _COLUMNS = (*Cell._fields, "draw", "value", "null", "null_name")
 
+
 @dataclass
 class Reading:
     """A number with the nulls that stand beside it, by name."""

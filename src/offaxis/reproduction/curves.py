@@ -35,8 +35,8 @@ QUANTITIES = {
     ("tail", "hill"): "hill",
     ("similarity", "right_to_final"): "similarity",
     ("similarity", "left_to_final"): "similarity_left",
-    ("similarity", "right_increment"): "similarity_increment",
-    ("similarity", "left_increment"): "similarity_increment_left",
+    ("similarity", "right_increment"): "increment_similarity",
+    ("similarity", "left_increment"): "increment_similarity_left",
     ("gate", "consistency"): "gate_consistency",
     ("principal_energy", "principal_energy"): "principal_energy",
 }
@@ -64,18 +64,19 @@ class Curve:
     Attributes:
         steps: Of the checkpoints.
         value: Mean over the matrices where it is defined.
-        nulls: The mean of each null over the same matrices, the primary one first; NaN where one of
-            them has none.
+        null: Mean of the primary null over the same matrices; NaN where one of them has none.
+        null_name: Which it is; None where there is none.
         spread: Standard error of the value over matrices; NaN for one matrix.
     """
 
     steps: Numbers
     value: Numbers
-    nulls: Mapping[str, Numbers]
+    null: Numbers
     spread: Numbers
+    null_name: str | None = None
 
 
-def averaged(readings: pa.Table, nulls: pa.Table) -> dict[str, dict[Name, Curve]]:
+def averaged(readings: pa.Table) -> dict[str, dict[Name, Curve]]:
     """Average what the study table takes of the readings, by run.
 
     The mean over matrices is plain, but for sparsity and density, which are weighted by the number
@@ -83,14 +84,12 @@ def averaged(readings: pa.Table, nulls: pa.Table) -> dict[str, dict[Name, Curve]
 
     Args:
         readings: Of a results folder, as `offaxis.table.READINGS`.
-        nulls: All nulls of these readings, as `offaxis.table.NULLS`.
     """
-    beside = _beside(nulls)
     cells: dict[str, dict[Name, dict[int, list[_Cell]]]] = {}
     for row in linear_only(_taken(readings)).to_pylist():
         if row["value"] is None:
             continue
-        cell = _cell(row, beside.get(tuple(row[key] for key in _KEY), {}))
+        cell = _cell(row)
         for name in _names(row):
             held = cells.setdefault(row["run"], {}).setdefault(name, {})
             held.setdefault(row["step"], []).append(cell)
@@ -100,15 +99,13 @@ def averaged(readings: pa.Table, nulls: pa.Table) -> dict[str, dict[Name, Curve]
     }
 
 
-_KEY = ("run", "step", "tensor", "view", "diagnostic", "quantity", "definition")
-
-
 class _Cell(NamedTuple):
-    """One matrix's reading: what it weighs in the mean, and what its nulls say."""
+    """One matrix's reading: what it weighs in the mean, and what its null says."""
 
     value: float
     weight: float
-    nulls: Mapping[str, float | None]
+    null: float | None
+    null_name: str | None
 
 
 def _taken(table: pa.Table) -> pa.Table:
@@ -117,19 +114,11 @@ def _taken(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(table["diagnostic"], value_set=names))
 
 
-def _beside(nulls: pa.Table) -> dict[tuple[Any, ...], dict[str, float | None]]:
-    """The nulls of every reading, by its key."""
-    found: dict[tuple[Any, ...], dict[str, float | None]] = {}
-    for row in _taken(nulls).to_pylist():
-        found.setdefault(tuple(row[key] for key in _KEY), {})[row["null"]] = row["mean"]
-    return found
-
-
-def _cell(row: Mapping[str, Any], nulls: Mapping[str, float | None]) -> _Cell:
+def _cell(row: Mapping[str, Any]) -> _Cell:
     is_weighted = row["diagnostic"] in WEIGHTED_DIAGNOSTICS
     weight = float(row["rows"] * row["cols"]) if is_weighted else 1.0
-    primary = {row["null"]: row["null_mean"]} if row["null"] not in (None, "none") else {}
-    return _Cell(row["value"], weight, {**primary, **nulls})
+    name = None if row["null"] == "none" else row["null"]
+    return _Cell(row["value"], weight, row["null_mean"], name)
 
 
 def _names(row: Mapping[str, Any]) -> list[Name]:
@@ -147,29 +136,21 @@ def _names(row: Mapping[str, Any]) -> list[Name]:
 
 def _curve(by_step: Mapping[int, list[_Cell]]) -> Curve:
     steps = sorted(by_step)
-    names = dict.fromkeys(null for step in steps for cell in by_step[step] for null in cell.nulls)
-    points = [_point(by_step[step], list(names)) for step in steps]
-    value, spread, *means = (np.array(column) for column in zip(*points, strict=True))
-    beside = dict(zip(names, means, strict=True))
-    return Curve(np.array(steps, np.float64), value, beside, spread)
+    value, null, spread = (
+        np.array(column) for column in zip(*(_point(by_step[step]) for step in steps), strict=True)
+    )
+    named = by_step[steps[-1]][0].null_name
+    return Curve(np.array(steps, np.float64), value, null, spread, named)
 
 
-def _point(cells: list[_Cell], names: list[str]) -> list[float]:
-    """The mean, its standard error and the mean of every null, of one checkpoint."""
+def _point(cells: list[_Cell]) -> tuple[float, float, float]:
+    """The mean, that of the nulls, and the mean's standard error, of one checkpoint."""
     values = np.array([cell.value for cell in cells], np.float64)
+    nulls = np.array([cell.null for cell in cells], np.float64)  # None is NaN
     weights = np.array([cell.weight for cell in cells])
     weights /= weights.sum()
     mean = float(weights @ values)
     # Of a weighted mean the linear part: what each matrix adds to it, as one of as many equals.
     moved = len(cells) * weights * (values - mean)
     spread = layer_bootstrap(moved, resamples=_RESAMPLES) if len(cells) > 1 else np.nan
-    found = []
-    for name in names:
-        nulls = np.array([cell.nulls.get(name) for cell in cells], np.float64)  # None is NaN
-        found.append(float(weights @ nulls))
-    return [mean, spread, *found]
-
-
-def defined(curve: Curve) -> Bool[np.ndarray, " steps"]:
-    """At which steps the value is a number."""
-    return np.isfinite(curve.value)
+    return mean, float(weights @ nulls), spread

@@ -1,8 +1,8 @@
 """Every table and figure of the paper: what is trained for it, how often, and what is read.
 
-An arm is the name of a recipe (`recipes/<scale>/**/<arm>.toml`). The headline arms are drawn eight
-times, so that an interval can decide something; what else an entry asks for is drawn as often as
-half an hour on two cores allows.
+An arm is the name of a recipe (`recipes/<scale>/**/<arm>.toml`). The headline arms, and those that
+a claim compares, are drawn eight times, so that an interval can decide something; what else an
+entry asks for is drawn as often as half an hour on two cores allows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,21 @@ from offaxis.errors import UsageError
 
 HEADLINE_DRAWS = 8
 QUICK_DRAWS = 5
-_MANY, _FEW = 5, 3
+_MANY, _SOME, _FEW = 8, 6, 3
 
 PARADIGMS = ("sft-base", "sft", "opd", "rlvr")
 """The paper's three, and SFT from where the others start."""
 
 _CONFOUNDS = ("rlvr-long", "rlvr-random", "opd-sgd", "sft-bf16", "opd-bf16", "rlvr-bf16")
 _INSIDE = (
-    *("opd-k16-early", "opd-k16-random", "opd-frozen"),
+    *("opd-k16-early", "opd-k16-random", "opd-k16-gradient", "opd-frozen"),
     *("sft-k16-early", "sft-k16-random", "sft-frozen"),
     *("sft-base-k16-early", "sft-base-frozen"),
 )
 _FREE = ("sft-base", "sft", "opd")
-_BASES = tuple(
-    f"{free}-k16-{basis}"
-    for free in ("opd", "sft")
-    for basis in ("anchor", "late", "cross", "gradient")
+_BASES = (
+    *(f"{free}-k16-{basis}" for free in ("opd", "sft") for basis in ("anchor", "late", "cross")),
+    "sft-k16-gradient",
 )
 _RANKS = tuple(
     f"{free}-k{rank}-{basis}"
@@ -39,19 +38,22 @@ _RANKS = tuple(
 )
 _STARTS = tuple(f"{free}-k16-from{per_cent}" for free in ("opd", "sft") for per_cent in (10, 40))
 _VARIANTS = (
-    *("opd-small-teacher", "opd-large-teacher", "opd-moe-teacher", "opd-wide-student"),
-    *("opd-sort", "sft-sort", "rlvr-sort"),
+    *("opd-small-teacher", "opd-large-teacher", "opd-moe-teacher"),
+    *("opd-wide-student", "opd-sort"),
 )
+_OF_THE_DOMAIN = ("sft-sort", "rlvr-sort")
 _RATES = (
     *(f"{arm}-lr{rate}" for arm in ("sft", "opd", "rlvr") for rate in ("1e-5", "2e-5", "1e-4")),
     *("opd-lr1e-3", "sft-base-lr5e-5", "sft-sgd", "rlvr-sgd"),
 )
-_SPARSE = ("opd-keep25-ratio", "opd-keep50-ratio", "opd-keep25-random", "opd-keep50-random")
-_ROLLOUTS = ("opd-from-teacher", "opd-from-anchor", "opd-stale-2", "opd-stale-8", "opd-stale-32")
-_MIXED = (
-    "opd-sampled",
-    *(f"mixed-{alpha}-advantages" for alpha in (75, 50, 25, 5, 1)),
-    "mixed-50-normed",
+_CONTROLLED = (
+    *(f"opd-keep{share}-{by}" for share in (25, 50) for by in ("ratio", "random")),
+    *("opd-from-teacher", "opd-from-anchor", "opd-stale-8"),
+    *("mixed-5-advantages", "mixed-1-advantages", "mixed-50-normed"),
+)
+_BETWEEN = (
+    *("opd-stale-2", "opd-stale-32", "opd-sampled"),
+    *(f"mixed-{alpha}-advantages" for alpha in (75, 50, 25)),
 )
 
 QUICK = (*PARADIGMS, "rlvr-random", "opd-k16-early", "opd-k16-random", "sft-k16-early")
@@ -103,7 +105,7 @@ def _of(draws: int, *arms: str) -> dict[str, int]:
     return dict.fromkeys(arms, draws)
 
 
-_CONTROLLED = _of(_MANY, "opd", "rlvr", *_SPARSE, *_ROLLOUTS, *_MIXED)
+_PERTURBED = _of(_MANY, "sft-base", "opd", "rlvr", *_CONTROLLED) | _of(_FEW, *_BETWEEN)
 
 _ALL = (
     Entry("fig1", "Overview: stable rank over the way", _SHAPE, PARADIGMS),
@@ -112,7 +114,7 @@ _ALL = (
         "Update sparsity: paradigms and variants",
         ("sparsity", "masks", *_SHAPE, "spectral_shift"),
         (*PARADIGMS, *_CONFOUNDS),
-        _of(_MANY, *_VARIANTS),
+        _of(_SOME, *_VARIANTS) | _of(_FEW, *_OF_THE_DOMAIN),
     ),
     Entry(
         "fig2",
@@ -150,10 +152,10 @@ _ALL = (
         "fig7",
         "Stable rank on fewer tokens, on others' rollouts, mixed with RLVR",
         _SHAPE,
-        further=_CONTROLLED,
+        further=_PERTURBED,
     ),
     Entry("fig8", "The runs of fig6 by accuracy and by distance", _SHAPE, (*_FREE, *_INSIDE)),
-    Entry("fig9", "Norm and tail of the runs of fig7", _SHAPE, further=_CONTROLLED),
+    Entry("fig9", "Norm and tail of the runs of fig7", _SHAPE, further=_PERTURBED),
     Entry("tab2", "Shared settings"),
     Entry("tab3", "Settings of SFT"),
     Entry("tab4", "Settings of OPD"),

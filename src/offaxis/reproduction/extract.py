@@ -29,7 +29,7 @@ STUDY = pa.schema(
         ("spread", pa.float64()),
     ]
 )
-"""One row a number and null: a number with several nulls has as many rows, the primary one first.
+"""One row a number, with its primary null beside it.
 
 `progress` is the share of the arm's own length; `spread` the standard error over matrices, which is
 never that between draws. `matrices` is `linear` (all linear ones; also of what is read of the whole
@@ -60,7 +60,6 @@ def study_table(
     runs: Mapping[str, RunFacts],
     *,
     readings: pa.Table,
-    nulls: pa.Table,
     training: pa.Table,
 ) -> pa.Table:
     """The rows of one draw.
@@ -69,10 +68,9 @@ def study_table(
         draw: Which.
         runs: The runs to take, by name; what else the tables hold is passed over.
         readings: As `offaxis.table.READINGS`.
-        nulls: As `offaxis.table.NULLS`.
         training: What training logged, as `offaxis.table.TRAINING`.
     """
-    measured, judged = averaged(readings, nulls), _judged(training)
+    measured, judged = averaged(readings), _judged(training)
     arms = {
         facts.arm: {**measured.get(run, {}), **judged.get(run, {})} for run, facts in runs.items()
     }
@@ -111,7 +109,8 @@ def _judged(training: pa.Table) -> dict[str, dict[Name, Curve]]:
     curves: dict[str, dict[Name, Curve]] = {}
     for (run, quantity), points in found.items():
         steps, values = (np.array(each, np.float64) for each in zip(*sorted(points), strict=True))
-        curve = Curve(steps, values, {}, np.full(len(steps), np.nan))
+        nothing = np.full(len(steps), np.nan)
+        curve = Curve(steps, values, nothing, nothing)
         curves.setdefault(run, {})[Name(quantity, "linear", "stored")] = curve
     return curves
 
@@ -126,18 +125,15 @@ def _along(curves: Mapping[Name, Curve]) -> Iterator[dict[str, Any]]:
             points += ["early"] if place == early(curve.steps.tolist()) else []
             points += ["end"] if place == last else []
             for point in points:
-                yield from _at(name, curve, place, point, step / length)
-
-
-def _at(
-    name: Name, curve: Curve, place: int, point: str, progress: float
-) -> Iterator[dict[str, Any]]:
-    value, spread = float(curve.value[place]), float(curve.spread[place])
-    for null, means in (curve.nulls or {None: None}).items():
-        mean = None if means is None else float(means[place])
-        yield row_of(
-            name, point, value, progress=progress, null=mean, null_name=null, spread=spread
-        )
+                yield row_of(
+                    name,
+                    point,
+                    float(curve.value[place]),
+                    progress=step / length,
+                    null=float(curve.null[place]),
+                    null_name=curve.null_name,
+                    spread=float(curve.spread[place]),
+                )
 
 
 def _changes(curves: Mapping[Name, Curve]) -> Iterator[dict[str, Any]]:

@@ -32,21 +32,17 @@ class _Match(NamedTuple):
     log: bool
 
 
+_ACCURACY = Name("accuracy", "linear", "stored")
 _PARADIGMS = ("sft-base", "sft", "opd", "rlvr")
 
 _MATCHES = (
     _Match("norm=matched", Name("relative_norm", "linear", "stored"), _PARADIGMS, 0.8, True),
     _Match("density=matched", Name("update_density", "linear", "stored"), _PARADIGMS, 0.8, False),
-    _Match(
-        "accuracy=matched",
-        Name("accuracy", "linear", "stored"),
-        ("sft", "opd", "rlvr-long"),
-        1.0,
-        False,
-    ),
+    _Match("accuracy=matched", _ACCURACY, ("sft", "opd", "rlvr"), 1.0, False),
+    _Match("accuracy=matched-long", _ACCURACY, ("sft", "opd", "rlvr-long"), 1.0, False),
 )
 
-_TO_THE_END = "similarity"  # compares with a run's own end, which is not where it is read
+_BETWEEN_STEPS = "similarity"  # compares a checkpoint with others of its own run
 
 
 def matched(arms: Arms) -> Iterator[dict[str, Any]]:
@@ -76,28 +72,23 @@ def _arm(
     length = max(float(curve.steps[-1]) for curve in curves.values())
     progress = crossing(by.value, by.steps / length, target, log=match.log)
     for name, curve in curves.items():
-        if name.quantity.startswith(_TO_THE_END):
+        if _BETWEEN_STEPS in name.quantity:
             continue
-        x = _on(by, by.value, curve.steps)
+        x = _on(by, curve.steps)
         value = crossing(x, curve.value, target, log=match.log)
-        if value is None:
-            continue
-        nulls = {
-            null: crossing(x, means, target, log=match.log) for null, means in curve.nulls.items()
-        }
-        for null, mean in (nulls or {None: None}).items():
+        if value is not None:
             yield {
                 "arm": arm,
                 "point": match.point,
                 "progress": progress,
                 **name._asdict(),
                 "value": value,
-                "null": mean,
-                "null_name": null,
+                "null": crossing(x, curve.null, target, log=match.log),
+                "null_name": curve.null_name,
             }
 
 
-def _on(curve: Curve, values: Numbers, steps: Numbers) -> Numbers:
+def _on(curve: Curve, steps: Numbers) -> Numbers:
     """A curve's values at other steps, NaN where it has none."""
-    at = dict(zip(curve.steps.tolist(), values.tolist(), strict=True))
+    at = dict(zip(curve.steps.tolist(), curve.value.tolist(), strict=True))
     return np.array([at.get(step, np.nan) for step in steps.tolist()], np.float64)

@@ -175,7 +175,6 @@ def _table_of(draw: int, out: Path, scale: Scale, changes: Changes | None) -> pa
         draw,
         runs,
         readings=results.read("readings", names),
-        nulls=results.read("nulls", names),
         training=results.read("training", names),
     )
 
