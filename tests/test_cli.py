@@ -13,6 +13,7 @@ from tests.models import anchor_weights, save, save_run
 
 VERBS = {
     "demo": {"--out", "--preset", "--workers", "--dry-run", "--json"},
+    "reproduce": {"--ids", "--scale", "--quick", "--out", "--workers", "--dry-run", "--json"},
     "train": {"--recipe", "--out", "--set", "--dry-run", "--json"},
     "evaluate": {
         "--paths",

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -66,6 +67,7 @@ def suggestion(found: str, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(known)}" if known else "remove it"
 
 
+@cache
 def settings_model(function: Callable[..., Any]) -> type[BaseModel]:
     """The settings of a plug-in: the keyword-only parameters of its function."""
     fields: dict[str, Any] = {

@@ -25,6 +25,7 @@ INTERRUPTED = 130
 Storage = Literal["stored", "bf16"]
 Preset = Literal["smoke", "default", "study"]
 Tier = Literal["exact", "fast"]
+Scale = Literal["tiny", "gpu", "paper"]
 Engine = Literal["pool", "torchrun", "ray"]
 
 Set = Annotated[
@@ -102,6 +103,31 @@ def demo(
 
     folder = out or Path("demo" if preset == "default" else f"demo-{preset}")
     _say(run_demo(folder, preset=preset, workers=workers, dry_run=dry_run), as_json)
+
+
+@app.command
+def reproduce(
+    ids: Annotated[
+        tuple[str, ...],
+        Parameter(help="Tables and figures of the paper; `list` lists them.", negative=""),
+    ] = (),
+    *,
+    scale: Annotated[Scale, Parameter(help="Which recipes.")] = "tiny",
+    quick: Annotated[bool, Parameter(negative="", help="Fewer arms and draws.")] = False,
+    out: Annotated[
+        Path | None, Parameter(help="Output folder; reproduction-SCALE by default.")
+    ] = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Reproduce tables and figures of the paper, with the controls they lack."""
+    from offaxis.reproduction.command import reproduce as run_reproduce
+
+    _say(
+        run_reproduce(ids, scale=scale, quick=quick, out=out, workers=workers, dry_run=dry_run),
+        as_json,
+    )
 
 
 @app.command

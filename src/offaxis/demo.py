@@ -20,19 +20,12 @@ from offaxis.catalog import suggestion
 from offaxis.console import messages
 from offaxis.controls import ALL, FEW, Group, described
 from offaxis.errors import UsageError
-from offaxis.recipe import (
-    Recipe,
-    apply_override,
-    load_recipe,
-    recipe_from,
-    recipe_hash,
-    recipes_folder,
-    sources_in,
-)
+from offaxis.recipe import Recipe, load_recipe, overriding, recipes_folder, rewritten
 from offaxis.runs import RunFolder
-from offaxis.training.folders import model_folder, run_folder
-from offaxis.training.plan import Stage, plan
-from offaxis.training.pool import Job, train_all
+from offaxis.training.folders import run_folder
+from offaxis.training.jobs import Job, jobs_of
+from offaxis.training.plan import Stage
+from offaxis.training.pool import train_all
 from offaxis.workers import num_cores
 
 # Each arm and whether it is repeated with every training seed.
@@ -133,7 +126,7 @@ def demo(
     chosen = _chosen(preset)
     recipes = demo_recipes(chosen)
     workers = num_cores() if workers is None else workers
-    jobs = demo_jobs(recipes, out)
+    jobs = jobs_of(recipes, out)
     print_plan(jobs, workers, console)
     if dry_run:
         return {"preset": preset, "stages": [job.stage._asdict() for job in jobs.values()]}
@@ -191,26 +184,11 @@ def demo_recipes(preset: Preset) -> list[Recipe]:
         for group in preset.controls
         for arm in group.labels
     ]
-    return [_resized(recipe, preset) for recipe in (*arms, *changed)]
-
-
-def demo_jobs(recipes: Sequence[Recipe], out: Path) -> dict[str, Job]:
-    """What there is to train, each prerequisite once, with what it waits for."""
-    jobs: dict[str, Job] = {}
-    runs = {recipe_hash(recipe) for recipe in recipes}
-
-    def add(recipe: Recipe) -> str:
-        is_run = recipe_hash(recipe) in runs
-        needs = tuple(add(prerequisite) for prerequisite in recipe.prerequisites)
-        name = run_folder(recipe, out).root.name if is_run else model_folder(recipe, out).root.name
-        if name not in jobs:
-            stage = plan(recipe, out, is_run=is_run)[-1]
-            jobs[name] = Job(stage, recipe, is_run, needs)
-        return name
-
-    for recipe in recipes:
-        add(recipe)
-    return jobs
+    resize = overriding(preset.changes)
+    return [
+        rewritten(recipe, resize, f"preset {preset.title}, {recipe.arm}")
+        for recipe in (*arms, *changed)
+    ]
 
 
 def print_plan(jobs: dict[str, Job], workers: int, console: Console) -> None:
@@ -241,19 +219,3 @@ def _chosen(preset: str) -> Preset:
             do=suggestion(preset, PRESETS),
         )
     return PRESETS[preset]
-
-
-def _resized(recipe: Recipe, preset: Preset) -> Recipe:
-    """A recipe and its prerequisites with the preset's changes."""
-    content = recipe.resolved()
-    _change(content, preset)
-    return recipe_from(content, f"preset {preset.title}, {recipe.arm}")
-
-
-def _change(content: dict[str, Any], preset: Preset) -> None:
-    """Apply the preset's changes to a recipe's content and to those inside it."""
-    for override in (*preset.changes.get("*", ()), *preset.changes.get(content["arm"], ())):
-        apply_override(content, override)
-    for source in sources_in(content):
-        if "recipe" in source:
-            _change(source["recipe"], preset)

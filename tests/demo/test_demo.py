@@ -7,10 +7,11 @@ import multiprocessing
 import pytest
 from rich.console import Console
 
-from offaxis.demo import ARMS, PRESETS, demo, demo_jobs, demo_recipes, length_note
+from offaxis.demo import ARMS, PRESETS, demo, demo_recipes, length_note
 from offaxis.errors import NumericsError, ResultsError, UsageError
 from offaxis.recipe import recipe_from
 from offaxis.runs import RunFolder
+from offaxis.training.jobs import jobs_of
 from offaxis.training.pool import train_all
 
 TINY = {
@@ -48,7 +49,7 @@ def test_a_preset_trains_every_arm_from_shared_models(preset, tmp_path):
     assert {recipe.arm for recipe in recipes} == set(ARMS) | changed
     assert changed
     assert all(recipe.evaluation.problems >= 1024 for recipe in recipes)
-    jobs = demo_jobs(recipes, tmp_path)
+    jobs = jobs_of(recipes, tmp_path)
     prerequisites = [name for name, job in jobs.items() if not job.is_run]
     assert sorted(name.split("-")[0] for name in prerequisites) == ["anchor", "base", "teacher"]
     assert set(prerequisites) <= {need for job in jobs.values() for need in job.needs}
@@ -65,7 +66,7 @@ def test_the_default_has_three_seeds_and_smoke_is_smaller(tmp_path):
     assert sum(recipe.arm == "opd" for recipe in default) == 3
     assert sum(recipe.arm == "rlvr-long" for recipe in default) == 1
     seconds = [
-        sum(job.stage.seconds for job in demo_jobs(recipes, tmp_path).values())
+        sum(job.stage.seconds for job in jobs_of(recipes, tmp_path).values())
         for recipes in (default, smoke)
     ]
     assert seconds[1] < seconds[0] / 4
@@ -94,9 +95,9 @@ def test_workers_train_in_order_fail_with_our_error_and_keep_what_is_finished(tm
     good = tiny("good", start={"recipe": base.resolved()})
     bad = tiny("bad", start={"recipe": base.resolved()}, optimizer={"lr": 1e30, "warmup_steps": 0})
     with pytest.raises(NumericsError, match="run bad-s0"):
-        train_all(demo_jobs([good, bad], tmp_path), tmp_path, 1, quiet())
+        train_all(jobs_of([good, bad], tmp_path), tmp_path, 1, quiet())
     # Both wait for the base, which is kept; with one worker the other run may or may not be done.
-    jobs = demo_jobs([good], tmp_path)
+    jobs = jobs_of([good], tmp_path)
     assert [job.stage.is_finished for job in jobs.values() if not job.is_run] == [True]
     assert RunFolder(tmp_path / "runs" / "bad-s0").manifest()["finished"] is False
     assert multiprocessing.active_children() == []

@@ -25,6 +25,7 @@ from offaxis.recipe.reading import (
     recipe_text,
     sources_in,
 )
+from offaxis.recipe.rewriting import overriding, rewritten
 
 __all__ = [
     "Evaluation",
@@ -41,9 +42,11 @@ __all__ = [
     "UpdateSource",
     "apply_override",
     "load_recipe",
+    "overriding",
     "recipe_from",
     "recipe_hash",
     "recipe_text",
     "recipes_folder",
+    "rewritten",
     "sources_in",
 ]

@@ -28,7 +28,17 @@ _NAME_LENGTH = 100
 
 
 class ModelConfig(_Part):
-    """A model of Qwen3's architecture, from scratch; the task's tokenizer gives the vocabulary."""
+    """A model of Qwen3's architecture, from scratch; the task's tokenizer gives the vocabulary.
+
+    Attributes:
+        num_experts: Of a mixture of experts in the place of every MLP; 0 for one MLP.
+        num_experts_per_tok: How many of them a token passes through.
+        moe_intermediate_size: The width of each.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"num_experts", "num_experts_per_tok", "moe_intermediate_size"}
+    )
 
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -40,6 +50,9 @@ class ModelConfig(_Part):
     max_position_embeddings: PositiveInt = 64
     init_seed: Seed = 0
     init_std: PositiveFloat = 0.06
+    num_experts: NonNegativeInt = 0
+    num_experts_per_tok: NonNegativeInt = 0
+    moe_intermediate_size: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _has_a_shape(self) -> "ModelConfig":
@@ -51,6 +64,16 @@ class ModelConfig(_Part):
         if self.head_dim % 2:
             raise ValueError(
                 f"head_dim has to be even, for rotary positions turn pairs; given: {self.head_dim}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_all_of_its_experts(self) -> "ModelConfig":
+        experts = self.num_experts, self.num_experts_per_tok, self.moe_intermediate_size
+        if any(experts) and not (all(experts) and experts[1] <= experts[0]):
+            raise ValueError(
+                "num_experts, num_experts_per_tok (at most as many) and moe_intermediate_size "
+                f"belong together; given: {', '.join(map(str, experts))}"
             )
         return self
 

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from offaxis.errors import CheckpointError, RecipeError
@@ -45,8 +46,9 @@ def new_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision
 ) -> PreTrainedModel:
     """A model of Qwen3's architecture with seeded weights."""
-    shape = config.model_dump(exclude={"init_seed", "init_std"})
-    full = Qwen3Config(
+    shape = config.model_dump(exclude={"init_seed", "init_std"})  # experts only where there are
+    kind = Qwen3MoeConfig if config.num_experts else Qwen3Config
+    full = kind(
         vocab_size=len(tokenizer),
         initializer_range=config.init_std,
         eos_token_id=tokenizer.eos_token_id,

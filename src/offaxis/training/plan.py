@@ -147,7 +147,11 @@ def num_parameters(config: ModelConfig, vocabulary: int) -> int:
     """Parameters of a model of Qwen3's architecture."""
     hidden, head = config.hidden_size, config.head_dim
     attention = 2 * hidden * head * (config.num_attention_heads + config.num_key_value_heads)
-    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden + 2 * head
+    feed_forward = 3 * hidden * config.intermediate_size
+    if config.num_experts:
+        expert = 3 * hidden * config.moe_intermediate_size
+        feed_forward = config.num_experts * (expert + hidden)  # and its row of the router
+    layer = attention + feed_forward + 2 * hidden + 2 * head
     embeddings = vocabulary * hidden * (1 if config.tie_word_embeddings else 2)
     return config.num_hidden_layers * layer + embeddings + hidden
 

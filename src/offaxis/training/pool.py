@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from queue import Empty
@@ -13,10 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import progress
-from offaxis.errors import Interrupted
-from offaxis.recipe import Recipe
+from offaxis.errors import Interrupted, OffaxisError, ResultsError
 from offaxis.training.folders import check_writable
-from offaxis.training.plan import Stage
+from offaxis.training.jobs import Job
 from offaxis.training.recorder import Progress
 from offaxis.training.run import train, train_model
 from offaxis.training.stopping import ended_by_sigterm
@@ -28,25 +26,33 @@ _POLL_SECONDS = 0.2
 News = Any
 
 
-@dataclass(frozen=True)
-class Job:
-    """One model to train, and the jobs it waits for."""
-
-    stage: Stage
-    recipe: Recipe
-    is_run: bool
-    needs: tuple[str, ...]
+Failures = dict[str, OffaxisError]
+"""What went wrong, by the name of the job."""
 
 
-def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -> None:
+def train_all(
+    jobs: dict[str, Job],
+    out: Path,
+    workers: int,
+    console: Console,
+    failures: Failures | None = None,
+) -> None:
     """Train every job in worker processes, showing what is going on and what remains.
 
     An interruption or an error ends the workers, each after its step: what is finished is kept, and
     the rest continues from there when it is asked for again.
 
+    Args:
+        jobs: What to train.
+        out: The folder of runs and models.
+        workers: How many at a time.
+        console: Where progress goes.
+        failures: Where given, an error ends its own job and those that wait for it alone, and is
+            noted here under the name of each.
+
     Raises:
-        OffaxisError: The first error of a run.
-        ResultsError: If the folder cannot be written.
+        OffaxisError: The first error of a run, where failures are not noted.
+        ResultsError: If the folder cannot be written, in either case.
     """
     check_writable(out)
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
@@ -61,7 +67,7 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
         waiting: list[str] = []
         running: dict[Future[None], str] = {}
         while order.is_active():
-            waiting += order.get_ready()
+            waiting += _startable(order, jobs, failures)
             waiting.sort(key=lambda name: _remaining(name, jobs))
             while waiting and len(running) < workers:
                 name = waiting.pop()
@@ -70,9 +76,34 @@ def train_all(jobs: dict[str, Job], out: Path, workers: int, console: Console) -
             board.read(news)
             for future in done:
                 name = running.pop(future)
-                future.result()
+                _note(name, future, failures)
                 board.finish(name)
                 order.done(name)
+
+
+def _startable(
+    order: "TopologicalSorter[str]", jobs: dict[str, Job], failures: Failures | None
+) -> list[str]:
+    """The jobs that have become ready; those that wait for one that failed have failed with it."""
+    ready = list(order.get_ready())
+    lost = [name for name in ready if failures and not failures.keys().isdisjoint(jobs[name].needs)]
+    for name in lost:
+        assert failures is not None
+        failures[name] = next(failures[need] for need in jobs[name].needs if need in failures)
+        order.done(name)
+    if not lost:
+        return ready
+    return [name for name in ready if name not in lost] + _startable(order, jobs, failures)
+
+
+def _note(name: str, future: Future[None], failures: Failures | None) -> None:
+    """Note the error of a run, or raise it; a disk that is full would be that of all."""
+    try:
+        future.result()
+    except OffaxisError as error:
+        if failures is None or isinstance(error, ResultsError):
+            raise
+        failures[name] = error
 
 
 def _remaining(name: str, jobs: dict[str, Job]) -> float:

@@ -1,0 +1,99 @@
+"""The verb `reproduce`: from the names of entries to the study table and the verdicts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from offaxis.console import messages
+from offaxis.errors import UsageError
+from offaxis.reproduction.arms import Changes, Scale
+from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
+from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
+from offaxis.reproduction.study import Study, gather, run_study, study_of
+from offaxis.workers import num_cores, require_workers
+
+LIST = "list"
+
+
+def reproduce(
+    ids: Sequence[str] = (),
+    *,
+    scale: Scale = "tiny",
+    quick: bool = False,
+    out: Path | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    changes: Changes | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train what is missing for some entries, measure it, and gather the study table.
+
+    Args:
+        ids: Entries; those of the headline, without what is beside their main comparison, by
+            default. `list` alone lists all with their costs.
+        scale: Which recipes.
+        quick: Fewer arms and draws.
+        out: The folder of everything; `reproduction-SCALE` by default.
+        workers: Runs trained at a time, one thread each; as many as there are cores by default.
+        dry_run: Say what it would cost and stop.
+        changes: Overrides of recipes by arm.
+        console: Where plan and progress go; standard error by default.
+
+    Returns:
+        Where the table and the results are, and what failed or has to be known; for a dry run and
+        for `list` the costs.
+
+    Raises:
+        UsageError: If there is no such entry, or nothing to train.
+        OffaxisError: As training and measurement.
+    """
+    require_workers(workers)
+    console = console or messages()
+    workers = num_cores() if workers is None else workers
+    out = out or Path(f"reproduction-{scale}")
+    is_list = tuple(ids) == (LIST,)
+    entries = chosen(list(ENTRIES) if is_list else ids or HEADLINE)
+    how = {"quick": quick, "headline_only": not ids}
+    study = study_of(entries, scale, changes=changes, **how)
+    together, alone = costs(study, entries, out, **how)
+    if is_list or dry_run:
+        print_costs(alone, console, f"Each entry alone, at the scale {scale}")
+    _say(study, together, workers, console)
+    if is_list or dry_run:
+        return {"scale": scale, "entries": [c._asdict() for c in alone], "all": together._asdict()}
+    return _reproduced(study, entries, out, workers, console)
+
+
+def _reproduced(
+    study: Study, entries: Sequence[Entry], out: Path, workers: int, console: Console
+) -> dict[str, Any]:
+    """Train, measure, gather, and say what went wrong."""
+    if study.scale == "paper":
+        raise UsageError(
+            "reproduce --scale paper",
+            expected="--dry-run: these recipes are to be run on a cluster, by `offaxis train`",
+            found="no --dry-run",
+            do="add it, or choose --scale tiny",
+        )
+    failures, notes = run_study(study, out, workers, console)
+    table = gather(out, study.scale, study.changes)
+    for name, error in failures.items():
+        console.print(f"{name} failed, and is left out:\n{error}")
+    for note in notes:
+        console.print(note)
+    return {
+        "study": str(out / "study.parquet"),
+        "results": str(out / "results"),
+        "rows": table.num_rows,
+        "entries": [entry.id for entry in entries],
+        "failed": {name: str(error) for name, error in failures.items()},
+        "notes": notes,
+    }
+
+
+def _say(study: Study, cost: Cost, workers: int, console: Console) -> None:
+    console.print(in_words(cost, workers))
+    if study.missing:
+        console.print(f"no recipe at this scale: {', '.join(study.missing)}")

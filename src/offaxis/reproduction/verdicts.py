@@ -1,0 +1,218 @@
+"""From claims and the study table alone to verdicts, by one rule.
+
+The interval of every contrast misses with the probability that the correction leaves to one claim.
+Wholly inside the claimed region: holds; wholly outside: does not hold; else it cannot be told. The
+published comparison comes first, then the controls in order; the first that does not hold decides.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from offaxis.reproduction import statistics
+from offaxis.reproduction.claims import Claim, Comparison, Control, Declaration, Direction
+from offaxis.reproduction.contrasts import Contrast, Study, by_cell, contrasts
+from offaxis.reproduction.statistics import Interval, Sample
+from offaxis.report.verdicts import Verdict as Answer
+from offaxis.report.verdicts import all_of
+
+SIGN_LEVEL = 0.05
+"""A decision also needs a sign-flip p of at most this, which fewer than five draws cannot reach."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One contrast judged; all numbers in the unit of the quantity, or as ratios.
+
+    Attributes:
+        contrast: What was weighed against what.
+        excludes: The explanation that it would exclude; empty for the published comparison.
+        region: Where it has to lie.
+        answer: Whether it does.
+        why: In words, where it does not.
+        num_draws: How many draws had all of its arms, of `of_draws`.
+        value: Their mean; geometric for ratios.
+        interval: At the corrected level.
+        null: The same contrast of the nulls.
+        effect: Paired standardised difference from the baseline.
+        detectable: Smallest distance from the region's bound that could have been seen (within: the
+            smallest margin); for ratios a factor.
+        sign_p: Of the mean's lying on its side of the region's nearest bound, by flips of signs.
+    """
+
+    contrast: str
+    excludes: str
+    region: str
+    answer: Answer
+    why: str
+    num_draws: int
+    of_draws: int
+    value: float | None = None
+    interval: Interval | None = None
+    null: float | None = None
+    effect: float | None = None
+    detectable: float | None = None
+    sign_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with its answer, what decided, and every finding.
+
+    Attributes:
+        claim: As declared.
+        answer: Holds, does not hold, or cannot be told at this scale.
+        as_published: The answer of the published comparison alone.
+        findings: Of the published comparison, then of every control.
+        decider: The finding that decided; None where everything holds.
+        misses: What the correction left to this claim.
+    """
+
+    claim: Claim
+    answer: Answer
+    as_published: Answer
+    findings: tuple[Finding, ...]
+    decider: Finding | None
+    misses: float
+
+    @property
+    def comparison(self) -> tuple[Finding, ...]:
+        """The findings of the published comparison."""
+        return tuple(finding for finding in self.findings if not finding.excludes)
+
+
+def evaluate(declared: Declaration, table: pa.Table) -> list[Verdict]:
+    """Judge every declared claim from a study table.
+
+    The correction counts what was declared, not what was run, so that no verdict depends on what
+    else has been trained by now.
+
+    Args:
+        declared: The claims.
+        table: The study table.
+
+    Raises:
+        ResultsError: If the table lacks a column or contradicts itself.
+    """
+    study = by_cell(table)
+    misses = statistics.corrected(declared.misses, len(declared.claims))
+    return [_judge(claim, study, misses) for claim in declared.claims]
+
+
+def decide(sample: Sample, direction: Direction, margin: float, misses: float) -> Answer:
+    """Say where the mean of a contrast lies.
+
+    Args:
+        sample: One number a draw, from the baseline.
+        direction: The claimed region.
+        margin: In the sample's unit.
+        misses: The share of intervals that miss.
+    """
+    low, high = _side(sample + margin, misses), _side(sample - margin, misses)
+    if direction == "above":
+        return _as_answer(high)
+    if direction == "below":
+        return _as_answer(-low)
+    is_inside, is_outside = low > 0 > high, low < 0 or high > 0
+    if direction == "beyond":
+        is_inside, is_outside = is_outside, is_inside
+    return _as_answer(1 if is_inside else -1 if is_outside else 0)
+
+
+def _judge(claim: Claim, study: Study, misses: float) -> Verdict:
+    findings: list[Finding] = []
+    decider, answer, as_published = None, Answer.HOLDS, Answer.UNKNOWN
+    for comparison in (claim, *claim.controls):
+        found = [_find(item, comparison, misses) for item in contrasts(study, comparison)]
+        said = all_of(finding.answer for finding in found)
+        if comparison is claim:
+            as_published = said
+        if decider is None and said is not Answer.HOLDS:
+            decider = next(finding for finding in found if finding.answer is said)
+            answer = said
+        findings += found
+    return Verdict(claim, answer, as_published, tuple(findings), decider, misses)
+
+
+def _find(contrast: Contrast, comparison: Comparison, misses: float) -> Finding:
+    """Judge one contrast and put its numbers into the unit of reading."""
+    is_ratio = comparison.scale == "ratio"
+    shown, size = (math.exp, math.log) if is_ratio else (float, float)
+    baseline = size(_baseline(comparison))
+    margin = size(comparison.margin)
+    sample = contrast.sample - baseline
+    answer = decide(sample, comparison.direction, margin, misses)
+    interval = statistics.mean_interval(contrast.sample, misses)
+    bounds = 2 if comparison.direction == "within" else 1
+    detectable = statistics.detectable(sample, misses, bounds=bounds)
+    return Finding(
+        contrast=contrast.name,
+        excludes=comparison.excludes if isinstance(comparison, Control) else "",
+        region=region(comparison),
+        answer=answer,
+        why=_why(contrast, interval, answer),
+        num_draws=len(sample),
+        of_draws=contrast.draws,
+        value=shown(float(contrast.sample.mean())) if len(sample) else None,
+        interval=None if interval is None else Interval(*(shown(end) for end in interval)),
+        null=None if contrast.null is None else shown(contrast.null),
+        effect=statistics.effect_size(sample),
+        detectable=None if detectable is None else shown(detectable),
+        sign_p=_sign_p(sample, comparison.direction, margin) if len(sample) else None,
+    )
+
+
+def region(comparison: Comparison) -> str:
+    """Say in symbols where a contrast has to lie."""
+    baseline, margin = _baseline(comparison), comparison.margin
+    if comparison.scale == "ratio":
+        low, high = baseline / margin, baseline * margin
+    else:
+        low, high = baseline - margin, baseline + margin
+    between = f"{low:.4g} to {high:.4g}"
+    return {
+        "above": f"> {high:.4g}",
+        "below": f"< {low:.4g}",
+        "within": between,
+        "beyond": f"not {between}",
+    }[comparison.direction]
+
+
+def _baseline(comparison: Comparison) -> float:
+    if comparison.baseline is not None:
+        return comparison.baseline
+    return 1.0 if comparison.scale == "ratio" else 0.0
+
+
+def _as_answer(side: int) -> Answer:
+    return (Answer.UNKNOWN, Answer.HOLDS, Answer.FAILS)[side]
+
+
+def _side(sample: Sample, misses: float) -> int:
+    """1 where the mean lies above zero, -1 below, 0 where interval and signs do not both say so."""
+    interval = statistics.mean_interval(sample, misses)
+    if interval is None or interval.low <= 0 <= interval.high:
+        return 0
+    sign = 1 if interval.low > 0 else -1
+    return sign if statistics.sign_flip_p(sign * sample) <= SIGN_LEVEL else 0
+
+
+def _sign_p(sample: Sample, direction: Direction, margin: float) -> float:
+    bounds = {"above": (margin,), "below": (-margin,)}.get(direction, (-margin, margin))
+    nearest = min((sample - bound for bound in bounds), key=lambda off: abs(off.mean()))
+    return statistics.sign_flip_p(nearest if nearest.mean() > 0 else -nearest)
+
+
+def _why(contrast: Contrast, interval: Interval | None, answer: Answer) -> str:
+    """Why a contrast does not hold; empty where it does."""
+    count = len(contrast.sample)
+    if answer is not Answer.UNKNOWN:
+        return "" if answer is Answer.HOLDS else "the interval lies outside the region"
+    if contrast.missing:
+        return contrast.missing
+    if 0.5**count > SIGN_LEVEL:
+        return f"{count} draws decide nothing" if count > 1 else "one draw decides nothing"
+    if interval is None:
+        return "all draws agree to rounding: copies, or readings at a ceiling"
+    return "the interval, or the signs of the draws, leave it open"
