@@ -86,7 +86,8 @@ class ModelSource(_Part):
         hub: A model of the hub as `org/name@revision`; its safetensors and JSON files are fetched.
         recipe: The recipe whose last checkpoint it is.
         config: A new model of this shape.
-        parameters: How many it has: a plan counts with them where its files are not here.
+        parameters: How many it has: a plan counts with them where its files are not here. A model
+            of the hub needs it, for plans are made before it is fetched.
         active_parameters: Those that a token meets, where not all do (a mixture of experts).
     """
 
@@ -118,6 +119,8 @@ class ModelSource(_Part):
         is_known = self.recipe is not None or self.config is not None
         if is_known and (self.parameters or self.active_parameters):
             raise ValueError("the parameters of a recipe or a config are counted; leave them out")
+        if self.hub is not None and self.parameters is None:
+            raise ValueError("a model of the hub needs `parameters`: how many it has")
         return self
 
 
