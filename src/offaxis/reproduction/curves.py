@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from offaxis.report.frames import WEIGHTED_DIAGNOSTICS, linear_only
 from offaxis.reproduction.statistics import layer_bootstrap
@@ -94,7 +94,7 @@ def averaged(readings: pa.Table) -> dict[str, dict[Name, Curve]]:
             held = cells.setdefault(row["run"], {}).setdefault(name, {})
             held.setdefault(row["step"], []).append(cell)
     return {
-        run: {name: _curve(by_step) for name, by_step in curves.items()}
+        run: {name: _curve(curves[name]) for name in sorted(curves)}
         for run, curves in cells.items()
     }
 
@@ -148,9 +148,9 @@ def _point(cells: list[_Cell]) -> tuple[float, float, float]:
     values = np.array([cell.value for cell in cells], np.float64)
     nulls = np.array([cell.null for cell in cells], np.float64)  # None is NaN
     weights = np.array([cell.weight for cell in cells])
-    weights /= weights.sum()
-    mean = float(weights @ values)
+    total = weights.sum()
+    mean = float(weights @ values / total)
     # Of a weighted mean the linear part: what each matrix adds to it, as one of as many equals.
-    moved = len(cells) * weights * (values - mean)
+    moved = len(cells) * weights / total * (values - mean)
     spread = layer_bootstrap(moved, resamples=_RESAMPLES) if len(cells) > 1 else np.nan
-    return mean, float(weights @ nulls), spread
+    return mean, float(weights @ nulls / total), spread

@@ -198,4 +198,4 @@ def chosen(ids: Sequence[str]) -> list[Entry]:
                 found=repr(name),
                 do=suggestion(name, list(ENTRIES)),
             )
-    return [entry for entry in _ALL if entry.id in ids]
+    return [entry for entry in ENTRIES.values() if entry.id in ids]

@@ -42,6 +42,13 @@ _MATCHES = (
     _Match("accuracy=matched-long", _ACCURACY, ("sft", "opd", "rlvr-long"), 1.0, False),
 )
 
+_POWERS = (
+    *("norm", "relative_norm", "spectral_norm", "spectral_shift"),
+    *(f"{kind}_angle_{side}" for kind in ("max", "mean") for side in ("left", "right")),
+    *("stable_rank", "effective_rank", "hill"),
+)
+"""What follows about a power of the norm, and is interpolated in its logarithm beside it."""
+
 _BETWEEN_STEPS = "similarity"  # compares a checkpoint with others of its own run
 
 
@@ -74,8 +81,8 @@ def _arm(
     for name, curve in curves.items():
         if _BETWEEN_STEPS in name.quantity:
             continue
-        x = _on(by, curve.steps)
-        value = crossing(x, curve.value, target, log=match.log)
+        x, is_power = _on(by, curve.steps), match.log and name.quantity in _POWERS
+        value = _read(x, curve.value, target, match, is_power)
         if value is not None:
             yield {
                 "arm": arm,
@@ -83,9 +90,18 @@ def _arm(
                 "progress": progress,
                 **name._asdict(),
                 "value": value,
-                "null": crossing(x, curve.null, target, log=match.log),
+                "null": _read(x, curve.null, target, match, is_power),
                 "null_name": curve.null_name,
             }
+
+
+def _read(x: Numbers, y: Numbers, target: float, match: _Match, is_power: bool) -> float | None:
+    """The value of y where x takes the target."""
+    if not is_power:
+        return crossing(x, y, target, log=match.log)
+    logarithms = np.log(np.where(y > 0, y, np.nan))
+    found = crossing(x, logarithms, target, log=match.log)
+    return None if found is None else float(np.exp(found))
 
 
 def _on(curve: Curve, steps: Numbers) -> Numbers:

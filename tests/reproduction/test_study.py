@@ -1,0 +1,90 @@
+"""The verb: what it lists and costs, and a study that is killed, continued and the same."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from offaxis.errors import UsageError
+from offaxis.reproduction import entries
+from offaxis.reproduction.command import reproduce
+from offaxis.reproduction.entries import ENTRIES
+from offaxis.reproduction.study import gather
+from tests.reproduction import micro
+
+
+@pytest.fixture(autouse=True)
+def _own_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "ENTRIES", entries.ENTRIES)
+    monkeypatch.setitem(entries.ENTRIES, "fig4", entries.ENTRIES["fig4"])
+
+
+def rows(out: Path) -> list[dict]:
+    return gather(out, "tiny", micro.CHANGES).to_pylist()
+
+
+def killed(out: Path) -> None:
+    """Begin a study in another process and kill it once its first model is whole."""
+    process = subprocess.Popen(
+        [sys.executable, micro.__file__, str(out)], start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(
+            '"finished": true' in path.read_text() for path in out.glob("models/*/manifest.json")
+        ):
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "study.parquet").exists()
+
+
+def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> None:
+    killed(tmp_path / "killed")
+    finished = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "killed").glob("models/*/checkpoint-4/model.safetensors")
+    }
+    assert finished
+    said = micro.study(tmp_path / "killed")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    micro.study(tmp_path / "whole")
+    found = rows(tmp_path / "killed")
+    assert found == rows(tmp_path / "whole")
+    assert {(row["draw"], row["arm"]) for row in found} == {
+        (draw, arm) for draw in (0, 1) for arm in ("sft", "opd")
+    }
+    assert said["rows"] == len(found)
+    # Only the teacher is to stop at an accuracy, which it cannot reach in four steps.
+    assert [note.partition("-")[0] for note in said["notes"]] == ["teacher", "teacher"]
+
+
+def test_the_list_names_every_entry_and_what_it_costs(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    said = reproduce(["list"], out=tmp_path, workers=2, quick=True, console=console)
+    assert [entry["id"] for entry in said["entries"]] == list(ENTRIES)
+    text = console.file.getvalue()
+    assert all(f" {name} " in text for name in ENTRIES)
+    by_id = {entry["id"]: entry for entry in said["entries"]}
+    assert by_id["tab3"]["runs"] == 0
+    assert by_id["fig4"]["core_minutes"] > 1
+    assert by_id["fig4"]["models"] > by_id["fig4"]["runs"] > 0
+    assert said["all"]["core_minutes"] < sum(entry["core_minutes"] for entry in said["entries"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_reproduced_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean fig4"):
+        reproduce(["fig44"], out=tmp_path)
+    with pytest.raises(UsageError, match="tables of settings alone"):
+        reproduce(["tab3"], out=tmp_path)
+    with pytest.raises(UsageError, match="at least 1"):
+        reproduce(["fig4"], out=tmp_path, workers=0)
