@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from offaxis.checkpoints import hub
 from offaxis.checkpoints.hub import HubId
+from offaxis.cli import run
 from offaxis.errors import CheckpointError, ResultsError
 from offaxis.reproduction.public_pairs import Pins, load_pairs, measure_pairs
 from tests.hub_mirror import mirrored
@@ -98,3 +100,25 @@ def test_damaged_pins_are_refused(tmp_path):
     (tmp_path / "pins.json").write_text("[]")
     with pytest.raises(ResultsError, match="commits"):
         Pins(tmp_path / "pins.json").read()
+
+
+def test_the_verb_measures_what_the_hub_has_and_says_what_it_has_not(
+    mirror, pair, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    asked = ["reproduce", "tab1", "--scale", "paper", "--workers", "1", "--json", "--out", str(out)]
+    assert run(asked) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert sorted(said["failed"]) == ["gt-grpo", "klear-grpo", "polaris-dapo", "unireason-sft"]
+    assert any("not confirmed" in note for note in said["notes"])
+    table = pq.read_table(said["study"])
+    assert set(table["arm"].to_pylist()) == {"public-klear-sft"}
+    assert table.num_rows == said["rows"] > 0
+
+
+def test_what_has_to_be_trained_on_a_cluster_is_refused_and_costed(tmp_path, capsys):
+    asked = ["reproduce", "fig4", "--scale", "paper", "--out", str(tmp_path / "out")]
+    assert run(asked) == 2
+    assert "cluster" in capsys.readouterr().err
+    assert run([*asked, "--dry-run"]) == 0
+    assert "one GPU" in capsys.readouterr().err
