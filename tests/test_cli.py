@@ -48,6 +48,7 @@ VERBS = {
         "--json",
     },
     "export": {"--run", "--out", "--checkpoint", "--json"},
+    "inspect": {"--path", "--allow-pickle", "--json"},
     "report": {"--results", "--out", "--json"},
     "list": {"--json"},
 }
@@ -106,6 +107,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture) ->
         ["train"],
         ["evaluate"],
         ["report"],
+        ["inspect"],
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
@@ -120,7 +122,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(capsys: pytest.CaptureFixtu
     assert "did you mean rotation.k" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["measure", "report", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["measure", "report", "train", "evaluate", "inspect"])
 def test_a_missing_path_is_one_message(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from offaxis.errors import Interrupted, OffaxisError, UsageError
+from offaxis.errors import Interrupted, OffaxisError, UsageError, printable
 
 app = App(
     name="offaxis",
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("OFFAXIS_TRACEBACK"):
             raise
         print(
-            f"offaxis: internal error: {type(error).__name__}: {error}\n"
+            f"offaxis: internal error: {type(error).__name__}: {printable(str(error))}\n"
             "do:       run again with OFFAXIS_TRACEBACK=1 and report what it prints",
             file=sys.stderr,
         )
@@ -204,14 +204,18 @@ def evaluate(
         asked = Harness(tuple(harness.split(",")), limit, include_path)
     choices = Choices(recipe, overrides, anchor, step)
     found = evaluate_command(paths, choices, harness=asked, out=out)
-    _say(found, True) if as_json else print(as_table(found))
+    _say(found, True) if as_json else print(printable(as_table(found), keep="\n"))
 
 
 @app.command
 def measure(
     paths: Annotated[
         tuple[Path, ...],
-        Parameter(help="RUN_FOLDER..., or ANCHOR CHECKPOINT...", negative="", required=True),
+        Parameter(
+            help="RUN_FOLDER..., or ANCHOR CHECKPOINT... (folders, or org/name@revision).",
+            negative="",
+            required=True,
+        ),
     ],
     *,
     out: Annotated[
@@ -278,6 +282,30 @@ def measure(
 
 
 @app.command
+def inspect(
+    path: Annotated[
+        Path,
+        Parameter(help="A run folder, a checkpoint, a file of weights, or org/name@revision."),
+    ],
+    *,
+    allow_pickle: AllowPickle = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a path holds and what measuring it needs, without reading weights."""
+    from offaxis.checkpoints.inspection import as_lines
+    from offaxis.checkpoints.inspection import inspect as inspect_path
+    from offaxis.console import messages
+    from offaxis.measurement.remote import headers_of
+
+    with headers_of([path], messages()) as (folder,):
+        told = inspect_path(folder, pickle=allow_pickle)
+    # What was laid out to be looked at is gone; its name shall not be told.
+    named = ((key, value, isinstance(value, str)) for key, value in told.items())
+    found = {k: v.replace(str(folder), str(path)) if is_text else v for k, v, is_text in named}
+    _say(found if as_json else as_lines(found), as_json)
+
+
+@app.command
 def report(
     results: Annotated[Path, Parameter(help="A results folder.")],
     *,
@@ -331,4 +359,4 @@ def _say(result: dict[str, Any], as_json: bool) -> None:
     else:
         for key, value in result.items():
             if not isinstance(value, dict | list):
-                print(f"{key}: {value}")
+                print(f"{printable(key)}: {printable(str(value))}")

@@ -17,6 +17,18 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Spell out what a terminal would obey, so that a name from a file can forge no line.
+
+    Args:
+        text: What is to be printed.
+        keep: Characters to leave as they are, though they do not print.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
 class OffaxisError(Exception):
     """A failure with its place, what was expected, what was found, and what to do."""
 
@@ -27,10 +39,8 @@ class OffaxisError(Exception):
         super().__init__(where, expected, found, do)
 
     def __str__(self) -> str:
-        return (
-            f"where:    {self.where}\nexpected: {self.expected}\n"
-            f"found:    {self.found}\ndo:       {self.do}"
-        )
+        said = {"where": self.where, "expected": self.expected, "found": self.found, "do": self.do}
+        return "\n".join(f"{f'{key}:':<10}{printable(text)}" for key, text in said.items())
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.where, self.expected, self.found, self.do)

@@ -237,3 +237,17 @@ def test_a_missing_folder_is_no_reason_to_ask_the_hub(mirror, tmp_path, monkeypa
     assert run(["measure", "runs/opd", "runs/sft", "--out", "o"]) == 3
     assert "org/name@revision" in capsys.readouterr().err
     assert mirror.requests == []
+
+
+def test_inspect_tells_of_a_model_of_the_hub_what_it_tells_of_its_folder(
+    mirror, pair, tmp_path, capsys
+):
+    said = []
+    for path in ("org/tuned@main", tmp_path / "tuned"):
+        assert run(["inspect", str(path), "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["path"] == "org/tuned@main"
+    assert said[0]["measure"] == "offaxis measure ANCHOR org/tuned@main"
+    same = ("kind", "format", "tensors", "parameters", "dtypes")
+    assert {key: said[0].get(key) for key in same} == {key: said[1].get(key) for key in same}
+    assert not [name for name in mirror.fetched() if name.endswith(".safetensors")]

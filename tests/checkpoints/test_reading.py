@@ -83,7 +83,14 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [("not json", "JSONDecodeError"), ("[]", "TypeError"), ('{"weight_map": []}', "Attribute")],
+    [
+        ("not json", "Expecting value"),
+        ("[]", "a JSON list"),
+        ('{"weight_map": []}', "of other things"),
+        ('{"weight_map": {"w": 1}}', "of other things"),
+        ('{"weight_map": {}, "weight_map": {}}', "'weight_map' twice"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
 )
 def test_a_damaged_index_is_named(tmp_path: Path, content: str, found: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)

@@ -91,11 +91,12 @@ def test_missing_folders_and_damaged_manifests(tmp_path: Path) -> None:
 
 def test_weights_beside_the_checkpoints_are_not_left_out_in_silence(tmp_path: Path) -> None:
     run = save_run(tmp_path / "run", {5: 0.1})
-    assert find_trajectories([run])[0].notes == ()
+    (alone,) = find_trajectories([run])
+    assert alone.notes == (f"updates are measured from {alone.anchor}",)
     save(run, anchor_weights())
     (found,) = find_trajectories([run])
     assert [c.step for c in found.checkpoints] == [5]
-    assert "the weights that lie in" in found.notes[0]
+    assert "the weights that lie in" in found.notes[1]
 
 
 def test_an_anchor_alone_is_nothing_to_measure(tmp_path: Path) -> None:

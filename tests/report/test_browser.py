@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from offaxis.report import write_report
+from offaxis.table import ResultsFolder
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "<img src=x onerror=alert(1)></script>\n{layer}.{role}"
@@ -102,11 +103,22 @@ def test_hostile_names_are_inert(results, tmp_path, opened, planted_arm):
     results(
         tmp_path, arms, tensor=HOSTILE, name="<script>alert(1)</script>{seed}", known_arms=False
     )
+    folder = ResultsFolder(tmp_path)
+    manifest = folder.manifest()
+    manifest["coverage"] |= {
+        "skipped": [{"tensor": HOSTILE, "reason": HOSTILE}],
+        "elements_only": [HOSTILE],
+    }
+    manifest["anchors"] = [{"id": HOSTILE, "sha256": HOSTILE}]
+    manifest["versions"][HOSTILE] = HOSTILE
+    manifest["runs"][0]["precision"] = {HOSTILE: HOSTILE}
+    folder.write_manifest(manifest)
     page = write_report(tmp_path)
     tab, seen = opened(page)
     assert seen == [page.as_uri()]
     assert tab.get_attribute("html", "data-state") == "drawn"
     assert tab.locator("img").count() == 0
+    assert tab.content().count("&lt;img src=x onerror") >= 7
     tab.select_option("#curve-controls select", index=1)
     tab.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert tab.locator("[data-table=heat] td", has_text="<img src=x").count() > 0

@@ -38,3 +38,16 @@ class CheckpointReader(Protocol):
 
     def digest(self) -> str:
         """Return a hash of the weight files, equal for equal files only."""
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A reader of folders that hold more than a model's weights."""
+
+    def left_out(self) -> dict[str, str]:
+        """What is stored beside the weights and not offered, by name, with the reason."""
+
+
+def left_out(reader: CheckpointReader) -> dict[str, str]:
+    """What a checkpoint holds beside its weights, with the reason; nothing in most formats."""
+    return reader.left_out() if isinstance(reader, LeavesOut) else {}

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from offaxis.checkpoints.base import CheckpointReader, TensorInfo
+from offaxis.checkpoints.base import CheckpointReader, TensorInfo, left_out
 from offaxis.checkpoints.views import Skipped, View, views
 from offaxis.errors import CheckpointError
 
@@ -27,7 +27,8 @@ def pair(anchor: CheckpointReader, current: CheckpointReader) -> Pairing:
     old, new = anchor.tensors(), current.tensors()
     _require_same_names(anchor, current, old, new)
     found: list[View] = []
-    skipped: list[Skipped] = []
+    beside = left_out(anchor) | left_out(current)
+    skipped = [Skipped(name, reason) for name, reason in beside.items()]
     for name, info in old.items():
         other = new[name]
         if info.shape != other.shape:

@@ -1,7 +1,5 @@
 """Hugging Face folders: `model.safetensors`, whole or in shards named by an index."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +8,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from offaxis.checkpoints.base import TensorInfo
+from offaxis.checkpoints.hashing import digest_of
+from offaxis.checkpoints.sharded import require_as_indexed, require_once, weight_map
+from offaxis.checkpoints.trust.headers import damaged, read_header
+from offaxis.checkpoints.trust.names import require_count
+from offaxis.checkpoints.trust.places import own_file
 from offaxis.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class SafetensorsFolder:
@@ -33,9 +34,12 @@ class SafetensorsFolder:
     def _files(self) -> list[Path]:
         """The weight files; a whole model goes before an index, as in transformers."""
         if (self.path / SINGLE).is_file():
-            return [self._own(SINGLE)]
+            return [own_file(self.path, SINGLE)]
         if (self.path / INDEX).is_file():
-            return [self._own(name) for name in sorted(set(self._weight_map.values()))]
+            return [
+                own_file(self.path, name, where=self.path / INDEX)
+                for name in sorted(set(self._weight_map.values()))
+            ]
         raise CheckpointError(
             str(self.path),
             expected=f"a folder with {SINGLE} or {INDEX}",
@@ -45,85 +49,20 @@ class SafetensorsFolder:
 
     @cached_property
     def _weight_map(self) -> dict[str, str]:
-        index = self.path / INDEX
-        try:
-            mapping = json.loads(index.read_text("utf-8"))["weight_map"]
-            return {str(name): str(shard) for name, shard in mapping.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                str(index),
-                expected='a JSON object with a "weight_map" from tensor names to shard files',
-                found=f"{type(error).__name__}: {error}",
-                do="restore the index that was saved with the shards",
-            ) from error
-
-    def _own(self, name: str) -> Path:
-        """A file of this folder; the hub's cache may keep its bytes beside its snapshots."""
-        file = self.path / name
-        home = self.path.resolve()
-        homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-        if Path(name).name != name or file.resolve().parent not in homes:
-            raise CheckpointError(
-                str(self.path / INDEX if name != SINGLE else file),
-                expected="weights that lie in the checkpoint's own folder",
-                found=repr(name) if Path(name).name != name else f"a link to {file.resolve()}",
-                do="do not trust this checkpoint, or copy its weights into the folder",
-            )
-        if not file.is_file():
-            raise CheckpointError(
-                str(file),
-                expected="a shard that the index names",
-                found="no such file",
-                do="fetch the missing shard, or save the checkpoint again",
-            )
-        return file
+        return weight_map(self.path / INDEX)
 
     @cached_property
     def _headers(self) -> dict[str, tuple[TensorInfo, Path]]:
         found: dict[str, tuple[TensorInfo, Path]] = {}
         for file in self._files:
-            try:
-                with safe_open(file, framework="pt") as handle:
-                    for name in handle.keys():  # noqa: SIM118 - not a mapping
-                        header = handle.get_slice(name)
-                        dtype = str(header.get_dtype())
-                        info = TensorInfo(
-                            name, tuple(header.get_shape()), _DTYPES.get(dtype, dtype)
-                        )
-                        if name in found:
-                            raise self._twice(name, found[name][1], file)
-                        found[name] = (info, file)
-            except (SafetensorError, OSError) as error:
-                raise _damaged(file, error) from error
+            for name, info in read_header(file).items():
+                require_once(name, self.path, found[name][1] if name in found else None, file)
+                found[name] = (info, file)
+            require_count(len(found), self.path)
         if not (self.path / SINGLE).is_file():
-            self._require_as_indexed(found)
+            held = {name: file for name, (_, file) in found.items()}
+            require_as_indexed(self.path / INDEX, self._weight_map, held)
         return dict(sorted(found.items()))
-
-    def _twice(self, name: str, first: Path, second: Path) -> CheckpointError:
-        return CheckpointError(
-            f"tensor {name!r} in {self.path}",
-            expected="each tensor once",
-            found=f"it in {first.name} and in {second.name}",
-            do="save the checkpoint again: one of the two is left over from another save",
-        )
-
-    def _require_as_indexed(self, found: dict[str, tuple[TensorInfo, Path]]) -> None:
-        """Every tensor in the shard that the index names for it, and in no other."""
-        held = {name: file.name for name, (_, file) in found.items()}
-        wrong = sorted(
-            name
-            for name in held.keys() | self._weight_map.keys()
-            if held.get(name) != self._weight_map.get(name)
-        )
-        if wrong:
-            name = wrong[0]
-            raise CheckpointError(
-                f"tensor {name!r}, {self.path / INDEX}",
-                expected=f"it in {self._weight_map.get(name, 'no shard')}",
-                found=f"it in {held.get(name, 'no shard')}"
-                + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""),
-                do="save the checkpoint again: index and shards do not belong together",
-            )
 
     def files(self) -> Sequence[Path]:
         """The files that hold the weights."""
@@ -144,24 +83,8 @@ class SafetensorsFolder:
                 part: Tensor = handle.get_slice(name)[index]
                 return part
         except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
 
     def digest(self) -> str:
         """Return the SHA-256 over the weight files, which names them, shards included."""
-        total = hashlib.sha256()
-        for file in self._files:
-            try:
-                with file.open("rb") as handle:
-                    total.update(hashlib.file_digest(handle, "sha256").digest())
-            except OSError as error:
-                raise _damaged(file, error) from error
-        return total.hexdigest()
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        str(file),
-        expected="a whole safetensors file",
-        found=str(error),
-        do="copy or save the file again: it is truncated or damaged",
-    )
+        return digest_of(self._files)

@@ -1,13 +1,21 @@
 """From the paths a user gives to the trajectories that will be measured."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from offaxis.checkpoints.formats import format_of
 from offaxis.checkpoints.hub import name_in_cache
+from offaxis.checkpoints.run_folders import (
+    Place,
+    is_run,
+    run_of,
+    step_of,
+    steps_of,
+    weights_of,
+)
 from offaxis.errors import CheckpointError, UsageError
 from offaxis.runs import RunFolder
 
@@ -37,7 +45,7 @@ class Trajectory:
     @property
     def origin(self) -> str:
         """The folder that holds the run's first checkpoint."""
-        return str(self.checkpoints[0].path.resolve().parent)
+        return str(run_of(self.checkpoints[0].path.resolve()))
 
 
 def find_trajectories(
@@ -46,7 +54,7 @@ def find_trajectories(
     """Understand `RUN_FOLDER...`, or `ANCHOR CHECKPOINT...`.
 
     Args:
-        paths: Run folders (with `checkpoint-N` inside), or an anchor and its checkpoints.
+        paths: Run folders, laid out as in `run_folders`, or an anchor and its checkpoints.
         anchor: The anchor; then every path is a run folder or a checkpoint.
         run: The run's name, where the checkpoints belong to one run.
 
@@ -56,9 +64,9 @@ def find_trajectories(
     """
     for path in paths if anchor is None else [*paths, anchor]:
         _require_folder(path)
-    if anchor is not None or _is_run(paths[0]):
-        runs = [path for path in paths if _is_run(path)]
-        loose = [path for path in paths if not _is_run(path)]
+    if anchor is not None or is_run(paths[0]):
+        runs = [path for path in paths if is_run(path)]
+        loose = [path for path in paths if not is_run(path)]
         found = [_of_run(path, anchor, run) for path in runs]
         found += _of_checkpoints(_require_anchor(anchor, loose), loose, run) if loose else []
     else:
@@ -67,20 +75,15 @@ def find_trajectories(
     return found
 
 
-def _is_run(path: Path) -> bool:
-    return bool(RunFolder(path).steps())
-
-
 def _of_run(path: Path, anchor: Path | None, run: str | None) -> Trajectory:
-    folder = RunFolder(path)
+    folder, places = RunFolder(path), steps_of(path)
+    notes: list[str] = []
     if anchor is None:
-        named = (folder.manifest() or {}).get("anchor")
-        if named is None and 0 not in folder.steps():
-            raise _no_anchor(path)
-        anchor = path / (named or "checkpoint-0")
-        _require_folder(anchor)
-    steps = [Checkpoint(step, folder.checkpoint(step)) for step in folder.steps()]
-    kept = tuple(c for c in steps if c.path.resolve() != anchor.resolve())
+        anchor = _found_anchor(folder, places)
+        notes.append(f"updates are measured from {anchor}")
+    start = weights_of(anchor).path
+    steps = [Checkpoint(step, place.path) for step, place in places.items()]
+    kept = tuple(c for c in steps if c.path.resolve() != start.resolve())
     if not kept:
         raise CheckpointError(
             str(path),
@@ -88,21 +91,40 @@ def _of_run(path: Path, anchor: Path | None, run: str | None) -> Trajectory:
             found=f"only {anchor.name}",
             do="train further, or give another anchor with --anchor",
         )
-    notes = (
-        (f"not measured: the weights that lie in {path} itself, beside its checkpoints",)
-        if format_of(path) is not None
-        else ()
-    )
-    return Trajectory(run or path.resolve().name, anchor, kept, folder, notes)
+    if format_of(path) is not None:
+        notes.append(f"not measured: the weights that lie in {path} itself, beside its checkpoints")
+    notes.extend(note for place in places.values() for note in place.notes)
+    return Trajectory(run or path.resolve().name, start, kept, folder, tuple(notes))
+
+
+def _found_anchor(folder: RunFolder, places: Mapping[int, Place]) -> Path:
+    """The anchor that a run's manifest names, else its step 0."""
+    named = (folder.manifest() or {}).get("anchor")
+    if named is None and 0 not in places:
+        raise _no_anchor(folder.root)
+    if named is None:
+        return places[0].path
+    anchor = folder.root / str(named)
+    if not anchor.resolve().is_relative_to(folder.root.resolve()):
+        raise CheckpointError(
+            str(folder.manifest_path),
+            expected="an anchor in the run's own folder",
+            found=repr(named),
+            do="name the anchor yourself, with --anchor FOLDER",
+        )
+    _require_folder(anchor)
+    return anchor
 
 
 def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> list[Trajectory]:
+    start, notes = weights_of(anchor).path, list[str]()
     by_folder: dict[Path, list[Path]] = {}
     for path in paths:
-        members = [RunFolder(path).checkpoint(s) for s in RunFolder(path).steps()] or [path]
-        for member in members:
-            if member.resolve() != anchor.resolve():
-                by_folder.setdefault(member.resolve().parent, []).append(member)
+        places = list(steps_of(path).values()) if is_run(path) else [weights_of(path)]
+        notes.extend(note for place in places for note in place.notes)
+        for member in (place.path for place in places):
+            if member.resolve() != start.resolve():
+                by_folder.setdefault(run_of(member.resolve()), []).append(member)
     if not by_folder:
         raise CheckpointError(
             str(anchor),
@@ -118,15 +140,15 @@ def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> lis
         _require_distinct_steps(folder.name, steps)
         source = RunFolder(folder) if run is None else None
         name = run or name_in_cache(folder) or folder.name or "run"
-        found.append(Trajectory(name, anchor, tuple(sorted(steps)), source))
+        found.append(Trajectory(name, start, tuple(sorted(steps)), source, tuple(notes)))
     return found
 
 
 def _step(path: Path, position: int) -> int:
-    """The integer of `checkpoint-N`, else of `trainer_state.json`, else the position given."""
-    prefix, _, number = path.resolve().name.rpartition("-")
-    if prefix == "checkpoint" and number.isdecimal():
-        return int(number)
+    """The step of the folder's name, else of `trainer_state.json`, else the position given."""
+    named = step_of(path.resolve())
+    if named is not None:
+        return named
     state = path / "trainer_state.json"
     if state.is_file():
         try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.formats import open_checkpoint
+from offaxis.checkpoints.quantised import is_quantised
 from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.diagnostics.base import Diagnostic, Tier
@@ -232,9 +233,7 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
     stored = job.provenance.dtype if each.storage == "stored" else "bfloat16"
     held = Stored(read, getattr(torch, stored), job.series.master)
     found = evaluate(anchor, held, job.chosen, o.overrides, o.draws_for(key))
-    is_mixed = each.storage == "stored" and stored != view.dtype
-    flags = ("mixed_precision",) if is_mixed else ()
-    readings, nulls = units.cells(found.evaluated, each.storage, flags)
+    readings, nulls = units.cells(found.evaluated, each.storage, _flags(job))
     tensors = dict(found.kept)
     if similarity.NAME in job.lacking:
         tensors |= _increment(job, found.kept, read)
@@ -244,6 +243,20 @@ def _make(job: _Job, anchor: PreparedAnchor, read: Reader) -> None:
         nulls = beside.rows(earlier.nulls, nulls)
         tensors = beside.tensors(earlier.tensors(), tensors, job.lacking)
     units.save(path, job.provenance, readings, nulls, tensors)
+
+
+def _flags(job: _Job) -> tuple[str, ...]:
+    """What holds of everything that is read of a unit."""
+    is_mixed = job.storage.storage == "stored" and job.provenance.dtype != job.task.view.dtype
+    flags = ("mixed_precision",) if is_mixed else ()
+    return (*flags, "quantised") if _is_quantised(job) else flags
+
+
+def _is_quantised(job: _Job) -> bool:
+    if not job.task.options.access.quantised:
+        return False
+    readers = (job.reader, job.task.open(job.task.anchor))
+    return any(is_quantised(reader, job.task.view.tensor) for reader in readers)
 
 
 _OF_STEP = {

@@ -105,6 +105,8 @@ FLAG_WORDS = {
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
     "no_visible_change": "no entry changed in bf16",
+    "quantised": "anchor or checkpoint was stored in 8 bits, whose rounding alone is an update of "
+    "2.6 % (e4m3) or 5.3 % (e5m2) of the norm of normally distributed weights",
     "rank_deficient": "the anchor has fewer than k directions",
     "off_grid": "the anchor is not made of bf16 values",
     "subspace_unresolved": "the last of the K directions is not told from the next",
