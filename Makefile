@@ -1,14 +1,20 @@
-# Two commands do everything: `make demo` and `make test`. Each sets up .venv when it is missing or stale.
+# `make demo` and `make test` do everything; `make reproduce` asks what of the paper holds. Each sets up .venv when it is missing or stale.
 
 PYTHON ?= python3
 PRESET ?= default
+SCALE ?= tiny
+HOW ?= --quick
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench bench-model trials setup clean
+.PHONY: demo reproduce test check bench bench-model trials setup clean
 
 demo: $(READY)
 	$(BIN)/offaxis demo --preset $(PRESET)
+
+# Everything at the tiny scale: make reproduce HOW= ; one figure: make reproduce HOW=fig7
+reproduce: $(READY)
+	$(BIN)/offaxis reproduce --scale $(SCALE) $(HOW)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not trials"
@@ -42,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	echo "set-up done in $$(( $$(date +%s) - begin )) s, not counted in what follows"
 
 clean:
-	rm -rf .venv demo demo-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo demo-* reproduction-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

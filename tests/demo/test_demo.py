@@ -103,6 +103,25 @@ def test_workers_train_in_order_fail_with_our_error_and_keep_what_is_finished(tm
     assert multiprocessing.active_children() == []
 
 
+def test_noted_failures_end_their_own_runs_alone(tmp_path):
+    bad = tiny("bad", optimizer={"lr": 1e30, "warmup_steps": 0})
+    after = tiny("after", start={"recipe": bad.resolved()})
+    good = tiny("good")
+    jobs, failures = jobs_of([after, good], tmp_path, named=False), {}
+    train_all(jobs, tmp_path, 1, quiet(), failures)
+    lost = {name.partition("-")[0]: error for name, error in failures.items()}
+    assert lost.keys() == {"bad", "after"}
+    assert isinstance(lost["after"], NumericsError)
+    assert lost["after"] is lost["bad"]
+    kept = {
+        path.parent.name.partition("-")[0]
+        for path in tmp_path.glob("models/*/manifest.json")
+        if json.loads(path.read_text())["finished"]
+    }
+    assert kept == {"good"}
+    assert not (tmp_path / "runs" / "good-s0").exists()
+
+
 def ended(folder, arm, accuracy, step=120):
     folder = folder / f"{arm}-{accuracy}"
     RunFolder(folder).write_manifest(

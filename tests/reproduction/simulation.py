@@ -1,14 +1,14 @@
 """Simulated studies: tables of numbers whose law is known, for the claims as they are declared."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 
+from offaxis.report.verdicts import Verdict as Answer
 from offaxis.reproduction.claims import Cell, Claim, Comparison, Declaration
 from offaxis.reproduction.verdicts import Verdict
-from offaxis.report.verdicts import Verdict as Answer
 
 COLUMNS = ("draw", "arm", "point", "progress", "quantity", "matrices", "precision")
 NUMBERS = ("value", "null", "null_name", "spread")
@@ -30,6 +30,11 @@ def table(values: Mapping[Cell, Iterable[float]], nulls: Mapping[Cell, Iterable[
 def comparisons(claim: Claim) -> Iterator[Comparison]:
     yield claim
     yield from claim.controls
+
+
+def every(declared: Declaration) -> Iterator[Comparison]:
+    for claim in declared.claims:
+        yield from comparisons(claim)
 
 
 def without_controls(declared: Declaration) -> Declaration:
@@ -73,16 +78,16 @@ def exchanged(
 ):
     """A world where the arms of every draw, each as a whole, have changed places at random.
 
-    How far arms and draws differ is drawn anew for every quantity, from a tenth of its largest
+    How far arms and draws differ is drawn anew for every quantity, from a tenth of its smallest
     margin to ten times that. Nulls have the law of the numbers.
     """
     arms = sorted({cell.arm for cell in declared.cells()})
     levels = rng.normal(size=len(arms))
-    places = [
-        rng.permutation(len(arms)) if exchange else np.arange(len(arms)) for _ in range(draws)
-    ]
+    places = [rng.permutation(len(arms)) for _ in range(draws)]
     level = {arm: levels[[place[i] for place in places]] for i, arm in enumerate(arms)}
-    sizes = {key: size * 10 ** rng.uniform(-1, 1) for key, size in _margins(declared).items()}
+    sizes = {
+        key: size * 10 ** rng.uniform(-1, 1) for key, size in _margins(every(declared)).items()
+    }
     values, nulls = {}, {}
     for cell in sorted(declared.cells()):
         size, middle = sizes[cell.quantity], {"gain_kept": 0.95}.get(cell.quantity, 0.3)
@@ -91,24 +96,51 @@ def exchanged(
     return table(values, nulls)
 
 
-def on_the_bounds(declared: Declaration, draws: int, rng: np.random.Generator):
-    """A world where every published contrast lies on the bound of its region: nothing is true.
+Target = Callable[[Comparison], float]
 
-    Numbers scatter by a tenth of the margin, so that an equality that is only just missed is as
+
+def solved(asked: Iterable[Comparison], target: Target, draws: int, rng: np.random.Generator):
+    """A world where every contrast has the mean that is asked for; nothing else is in it.
+
+    Numbers scatter by a tenth of the margins, so that an equality that is only just missed is as
     easily mistaken for one that holds as the level allows.
     """
-    cells = sorted({cell for claim in declared.claims for cell in claim.cells})
-    is_log = {cell: claim.scale == "ratio" for claim in declared.claims for cell in claim.cells}
-    equations = [e for claim in declared.claims for e in _bounds(claim, cells, rng)]
+    asked = list(asked)
+    places = {
+        (cell, part): i
+        for i, (cell, part) in enumerate(
+            sorted({(cell, part) for c in asked for cell in c.cells for part in ("value", "null")})
+        )
+    }
+    equations = [equation for c in asked for equation in _equations(c, target(c), places)]
     left, right = (np.array(side) for side in zip(*equations, strict=True))
     levels = np.linalg.lstsq(left, right, rcond=None)[0]
-    assert np.allclose(left @ levels, right), "the bounds of two claims exclude each other"
-    sizes = _margins(declared)
-    values = {}
-    for cell, level in zip(cells, levels, strict=True):
-        column = level + 0.1 * sizes[cell.quantity] * rng.normal(size=draws)
-        values[cell] = np.exp(column) if is_log[cell] else column
-    return table(values, {cell: np.ones(draws) for cell in cells if is_log[cell]})
+    assert np.allclose(left @ levels, right), "what is asked for contradicts itself"
+    is_log = {cell: c.scale == "ratio" for c in asked for cell in c.cells}
+    sizes = _margins(asked)
+    parts: dict[str, dict[Cell, np.ndarray]] = {"value": {}, "null": {}}
+    for (cell, part), place in places.items():
+        column = levels[place] + 0.1 * sizes[cell.quantity] * rng.normal(size=draws)
+        parts[part][cell] = np.exp(column) if is_log[cell] else column
+    return table(parts["value"], parts["null"])
+
+
+def on_the_bounds(declared: Declaration, draws: int, rng: np.random.Generator):
+    """A world where every published contrast lies on a bound of its region: nothing is true."""
+    return solved(declared.claims, lambda c: _bound(c, int(rng.choice([-1, 1]))), draws, rng)
+
+
+def inside(comparison: Comparison) -> float:
+    """A mean that is well inside the region, on the scale of the contrast."""
+    return _at(comparison, {"within": 0.0, "below": -3.0}.get(comparison.direction, 3.0))
+
+
+def outside(comparison: Comparison) -> float:
+    """A mean that is well outside of the region."""
+    return _at(
+        comparison,
+        {"below": 1.0, "above": -1.0, "within": 3.0, "beyond": 0.0}[comparison.direction],
+    )
 
 
 def holding(verdicts: Iterable[Verdict]) -> list[str]:
@@ -119,26 +151,42 @@ def holding_as_published(verdicts: Iterable[Verdict]) -> list[str]:
     return [verdict.claim.id for verdict in verdicts if verdict.as_published is Answer.HOLDS]
 
 
-def _margins(declared: Declaration) -> dict[str, float]:
-    """The largest margin of every quantity, as a share of the number or on a log scale."""
+def _margins(asked: Iterable[Comparison]) -> dict[str, float]:
+    """The smallest margin of every quantity, on the scale of its contrasts."""
     found: dict[str, float] = {}
-    for claim in declared.claims:
-        for comparison in comparisons(claim):
-            margin = comparison.margin
-            size = math.log(margin) if comparison.scale == "ratio" else margin
-            for cell in comparison.cells:
-                found[cell.quantity] = max(found.get(cell.quantity, 0.01), size)
+    for comparison in asked:
+        for cell in comparison.cells:
+            margin = _margin(comparison)
+            found[cell.quantity] = min(found.get(cell.quantity, margin), margin)
     return found
 
 
-def _bounds(claim: Claim, cells: list[Cell], rng: np.random.Generator):
-    """The equations that put the contrasts of a claim on a bound, on either side where two are."""
-    size = math.log if claim.scale == "ratio" else float
-    neutral = 1.0 if claim.scale == "ratio" else 0.0
-    baseline = size(neutral if claim.baseline is None else claim.baseline)
-    sign = {"above": 1, "below": -1}.get(claim.direction, int(rng.choice([-1, 1])))
-    for weights in claim.weights:
-        row = np.zeros(len(cells))
+def _margin(comparison: Comparison) -> float:
+    """A margin on the scale of the contrast; that of none counts as a thirtieth."""
+    return _size(comparison)(comparison.margin) or 1 / 30
+
+
+def _size(comparison: Comparison) -> Callable[[float], float]:
+    return math.log if comparison.scale == "ratio" else float
+
+
+def _at(comparison: Comparison, margins: float) -> float:
+    """So many margins from the baseline."""
+    return _size(comparison)(comparison.neutral) + margins * _margin(comparison)
+
+
+def _bound(comparison: Comparison, either: int) -> float:
+    sign = {"above": 1, "below": -1}.get(comparison.direction, either)
+    size = _size(comparison)
+    return size(comparison.neutral) + sign * size(comparison.margin)
+
+
+def _equations(comparison: Comparison, mean: float, places: Mapping[tuple[Cell, str], int]):
+    for weights in comparison.weights:
+        row = np.zeros(len(places))
         for term, weight in weights.items():
-            row[cells.index(claim.cell(term))] = weight
-        yield row, baseline + sign * size(claim.margin)
+            cell = comparison.cell(term)
+            row[places[cell, "value"]] += weight
+            if comparison.of == "excess":
+                row[places[cell, "null"]] -= weight
+        yield row, mean

@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from offaxis.errors import RecipeError
 from offaxis.recipe import Evaluation, Optimizer, Precision
 from offaxis.tasks.chain import chain13
 from offaxis.training.evaluation import StartSamples, accuracy
 from offaxis.training.heads import head_of
-from offaxis.training.models import new_model, task_tokenizer
+from offaxis.training.models import new_model, open_model, task_tokenizer
 from offaxis.training.optimizers import new_optimizer
 from offaxis.training.plan import num_parameters, plan
 from offaxis.training.rewarding import rewarded
@@ -205,6 +206,31 @@ def test_the_plan_counts_what_training_leaves(arm, tmp_path):
 
 def test_parameters_are_counted_as_transformers_counts_them(model, base):
     assert num_parameters(base().start.config, 32) == model.num_parameters()
+
+
+def test_a_mixture_of_experts_is_made_counted_and_learns(base, tokenizer, tmp_path):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    recipe = base(start={"config": experts})
+    model = new_model(recipe.start.config, tokenizer, PRECISION)
+    assert model.config.model_type == "qwen3_moe"
+    assert num_parameters(recipe.start.config, 32) == model.num_parameters()
+    folder = train(recipe, tmp_path)
+    trained, _ = open_model(folder.checkpoint(folder.steps()[-1]), PRECISION)
+    start, _ = open_model(folder.checkpoint(0), PRECISION)
+    moved = {
+        name
+        for (name, before), after in zip(
+            start.named_parameters(), trained.parameters(), strict=True
+        )
+        if not torch.equal(before, after)
+    }
+    assert any("experts" in name for name in moved)
+    assert any(name.endswith("mlp.gate.weight") for name in moved)  # the router
+
+
+def test_experts_belong_together(base):
+    with pytest.raises(RecipeError, match="num_experts_per_tok"):
+        base(start={"config": {"num_experts": 4}})
 
 
 UNEQUAL = ["Q0+0;=", "Qc+0;+5;-a;=", "Q7-9;+b;-5;+1;="]

@@ -6,17 +6,18 @@ where it has to lie. `claims.toml` holds them; `verdicts` judges them.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from offaxis.catalog import suggestion
 from offaxis.recipe.refusal import refusal
 from offaxis.recipe.table import Table
+from offaxis.report.quantities import MINUS, TIMES
 from offaxis.reproduction.declared import read
 from offaxis.reproduction.published import PublishedNumber, load_published
-from offaxis.report.quantities import MINUS
 
 FILE = Path(__file__).with_name("claims.toml")
 
@@ -29,6 +30,11 @@ class Term(NamedTuple):
 
     arm: str
     point: str
+
+    @property
+    def label(self) -> str:
+        """The arm, with its point where that is not its end."""
+        return self.arm if self.point == "end" else f"{self.arm} at {self.point}"
 
 
 class Cell(NamedTuple):
@@ -52,7 +58,7 @@ class Comparison(Table):
         order: Arms whose numbers rise, each by the margin: a contrast for every two neighbours.
         contrasts: Else weights by arm, or by `arm@point`.
         of: The number itself, or how far it lies above its null (below: negative).
-        null: Which null, where the table holds several beside the number.
+        null: Which null, where not the primary one.
         scale: Weighted differences, or ratios: the same of logarithms.
         baseline: What the contrast is compared with: 0 for differences, 1 for ratios by default.
         direction: `above` the baseline by the margin or more, `below` it, `within` the margin on
@@ -92,6 +98,13 @@ class Comparison(Table):
         return self
 
     @property
+    def neutral(self) -> float:
+        """The baseline, given or not."""
+        if self.baseline is not None:
+            return self.baseline
+        return 1.0 if self.scale == "ratio" else 0.0
+
+    @cached_property
     def weights(self) -> tuple[Mapping[Term, float], ...]:
         """The contrasts, with the point of every arm."""
         given = self.contrasts or tuple(
@@ -111,15 +124,15 @@ class Comparison(Table):
         return Cell(term.arm, term.point, self.quantity, self.matrices, self.precision)
 
     def name(self, weights: Mapping[Term, float]) -> str:
-        """Say a contrast in words, as `opd − sft at norm=matched`."""
-        points = {term.point for term in weights}
-        shared = points.pop() if len(points) == 1 else ""
-        parts = []
+        """Say a contrast in words: what is added first, then what is taken off or divided by."""
+        is_ratio = self.scale == "ratio"
+        parts: dict[bool, list[str]] = {True: [], False: []}
         for term, weight in weights.items():
             size = "" if abs(weight) == 1 else f"{abs(weight):g} "
-            sign = f"{MINUS} " if weight < 0 else "+ " if parts else ""
-            parts.append(f"{sign}{size}{term.arm}{'' if shared else f' at {term.point}'}")
-        return " ".join([*parts, *([f"at {shared}"] if shared else [])])
+            parts[weight > 0].append(f"{size}{term.label}")
+        first = (f" {TIMES} " if is_ratio else " + ").join(parts[True])
+        minus = " / " if is_ratio else f" {MINUS} "
+        return minus.join([first or ("1" if is_ratio else "0"), *parts[False]])
 
     def _term(self, key: str) -> Term:
         arm, _, point = key.partition("@")
@@ -159,7 +172,7 @@ class Claim(Comparison):
 
     @model_validator(mode="before")
     @classmethod
-    def _controls_inherit(cls, content: Any) -> Any:
+    def _controls_inherit(cls, content: object) -> object:
         if not isinstance(content, dict) or not isinstance(content.get("controls"), (list, tuple)):
             return content
         shared = {key: content[key] for key in Comparison.model_fields if key in content}
@@ -225,10 +238,10 @@ def _require_number(name: str, numbers: Mapping[str, PublishedNumber], where: st
         )
 
 
-def _inherited(shared: Mapping[str, Any], control: Any) -> Any:
+def _inherited(shared: Mapping[str, object], control: object) -> object:
     """A control with what its claim says in place of what it leaves out."""
     if not isinstance(control, dict):
-        return control
+        return control  # refused with its place by what reads it
     left = dict(shared)
     if "order" in control or "contrasts" in control:
         left = {key: left[key] for key in left if key not in ("order", "contrasts")}

@@ -3,35 +3,34 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from offaxis.errors import ResultsError
 from offaxis.reproduction.claims import Cell, Comparison, Term
 from offaxis.reproduction.statistics import Sample
 
-_COLUMNS = (*Cell._fields, "draw", "value", "null", "null_name")
+Column = dict[int, float]
+"""A number by draw."""
+
 
 
 @dataclass
-class Reading:
-    """A number with the nulls that stand beside it, by name."""
+class Readings:
+    """The defined numbers of one cell, and the nulls beside them, the primary one first."""
 
-    value: float | None
-    nulls: dict[str, float | None] = field(default_factory=dict)
+    values: Column = field(default_factory=dict)
+    nulls: dict[str, Column] = field(default_factory=dict)
 
-    def null(self, name: str) -> float | None:
-        """The null of that name; without a name the only one, none where there are several."""
-        if not name and len(self.nulls) == 1:
-            return next(iter(self.nulls.values()))
-        return self.nulls.get(name)
+    def null(self, name: str) -> Column:
+        """The null of that name; without a name the primary one."""
+        return self.nulls.get(name or next(iter(self.nulls), ""), {})
 
 
-Study = Mapping[Cell, Mapping[int, Reading]]
-Column = Mapping[int, float]
-Part = Literal["value", "null", "excess"]
+Study = Mapping[Cell, Readings]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Contrast:
 
     Attributes:
         name: What is weighed against what.
+        arms: The mean of every arm over the same draws, by its label.
         sample: One number a draw, in their order; for ratios its logarithm. The baseline is not
             taken off.
         draws: How many draws the whole study has.
@@ -48,6 +48,7 @@ class Contrast:
     """
 
     name: str
+    arms: Mapping[str, float]
     sample: Sample
     draws: int
     null: float | None
@@ -60,51 +61,62 @@ def by_cell(table: pa.Table) -> Study:
     Raises:
         ResultsError: If a column is missing, or two rows say different things of one number.
     """
-    absent = [name for name in _COLUMNS if name not in table.column_names]
+    wanted = (*Cell._fields, "draw", "value", "null", "null_name")
+    absent = [name for name in wanted if name not in table.column_names]
     if absent:
         raise _unusable(f"no column {', '.join(absent)}")
-    study: dict[Cell, dict[int, Reading]] = {}
-    for row in table.select(list(_COLUMNS)).to_pylist():
-        _add(study, row)
+    for name in ("value", "null"):
+        numbers = table[name].cast(pa.float64())
+        finite = pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
+        table = table.set_column(table.column_names.index(name), name, finite)
+    study: dict[Cell, Readings] = {}
+    for *place, draw, value, null, null_name in zip(
+        *(table[name].to_pylist() for name in wanted), strict=True
+    ):
+        readings = study.setdefault(Cell(*place), Readings())
+        beside = readings.nulls.setdefault(null_name, {}) if null_name else {}
+        for column, number in ((readings.values, value), (beside, null)):
+            if number is not None and column.setdefault(draw, number) != number:
+                raise _unusable(f"draw {draw} has {Cell(*place)} twice, with different numbers")
     return study
 
 
 def contrasts(study: Study, comparison: Comparison) -> Iterator[Contrast]:
     """Yield the contrasts of a comparison."""
-    draws = len({draw for readings in study.values() for draw in readings})
+    draws = len({draw for readings in study.values() for draw in readings.values})
     for weights in comparison.weights:
         columns = {term: _column(study, comparison, term, comparison.of) for term in weights}
         found = _weighed(columns, weights)
-        nulls = _weighed({t: _column(study, comparison, t, "null") for t in weights}, weights)
-        has_null = comparison.of == "value" and bool(found) and found.keys() <= nulls.keys()
+        null = None
+        if comparison.of == "value":
+            nulls = _weighed({t: _column(study, comparison, t, "null") for t in weights}, weights)
+            if found and found.keys() <= nulls.keys():
+                null = float(np.mean([nulls[draw] for draw in found]))
         yield Contrast(
             comparison.name(weights),
+            _means(study, comparison, weights, found),
             np.array(list(found.values()), dtype=np.float64),
             draws,
-            float(np.mean([nulls[draw] for draw in found])) if has_null else None,
+            null,
             "" if found else _missing(study, comparison, columns),
         )
 
 
-def _column(study: Study, comparison: Comparison, term: Term, part: Part) -> Column:
-    """The numbers of one arm by draw, as logarithms for ratios; without those not defined."""
-    numbers = {}
-    for draw, reading in study.get(comparison.cell(term), {}).items():
-        null = reading.null(comparison.null)
-        nothing = 1.0 if comparison.scale == "ratio" else 0.0
-        one = null if part == "null" else reading.value
-        number = _difference(one, null if part == "excess" else nothing, comparison)
-        if number is not None:
-            numbers[draw] = number
-    return numbers
-
-
-def _difference(number: float | None, less: float | None, comparison: Comparison) -> float | None:
-    if number is None or less is None:
-        return None
-    if comparison.scale == "difference":
-        return number - less
-    return math.log(number / less) if number > 0 and less > 0 else None
+def _column(
+    study: Study, comparison: Comparison, term: Term, part: Literal["value", "null", "excess"]
+) -> Column:
+    """The numbers of one arm, as logarithms for ratios; without those not defined."""
+    readings = study.get(comparison.cell(term), Readings())
+    nulls = readings.null(comparison.null)
+    column = nulls if part == "null" else readings.values
+    if comparison.scale == "ratio":
+        column, nulls = (
+            {draw: math.log(number) for draw, number in numbers.items() if number > 0}
+            for numbers in (column, nulls)
+        )
+    if part == "excess":
+        return {draw: column[draw] - nulls[draw] for draw in column.keys() & nulls.keys()}
+    return column
 
 
 def _weighed(columns: Mapping[Term, Column], weights: Mapping[Term, float]) -> Column:
@@ -116,38 +128,35 @@ def _weighed(columns: Mapping[Term, Column], weights: Mapping[Term, float]) -> C
     }
 
 
+def _means(
+    study: Study, comparison: Comparison, weights: Mapping[Term, float], found: Column
+) -> dict[str, float]:
+    """The plain mean of every arm over the draws that were found."""
+    if not found:
+        return {}
+    values = {term.label: study[comparison.cell(term)].values for term in weights}
+    return {
+        label: sum(column[draw] for draw in found) / len(found) for label, column in values.items()
+    }
+
+
 def _missing(study: Study, comparison: Comparison, columns: Mapping[Term, Column]) -> str:
     """Why no draw has the whole contrast."""
     arms = {cell.arm for cell in study}
     if absent := [term.arm for term in columns if term.arm not in arms]:
         return f"not run: {_listed(absent)}"
-    empty = [term for term, column in columns.items() if not column]
-    places = _listed([f"{term.arm} at {term.point}" for term in empty])
     what = f"{comparison.quantity} ({comparison.matrices}, {comparison.precision})"
+    empty = [term for term, column in columns.items() if not column]
+    labels = _listed([term.label for term in empty or columns])
     if not empty:
-        return f"never measured in one draw: {what} of {_listed([t.arm for t in columns])}"
+        return f"never measured in one draw: {what} of {labels}"
     if any(comparison.cell(term) not in study for term in empty):
-        return f"not measured: {what} of {places}"
-    return f"not defined, or without the null that is asked for: {what} of {places}"
+        return f"not measured: {what} of {labels}"
+    return f"not defined, or without the null that is asked for: {what} of {labels}"
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(names))
-
-
-def _add(study: dict[Cell, dict[int, Reading]], row: Mapping[str, Any]) -> None:
-    cell = Cell(*(str(row[name]) for name in Cell._fields))
-    value, null, name = _finite(row["value"]), _finite(row["null"]), row["null_name"] or ""
-    readings = study.setdefault(cell, {})
-    reading = readings.setdefault(int(row["draw"]), Reading(value))
-    if reading.value != value or reading.nulls.get(name, null) != null:
-        raise _unusable(f"draw {row['draw']} has {cell} twice, with different numbers")
-    if null is not None:
-        reading.nulls[name] = null
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not math.isfinite(number) else float(number)
 
 
 def _unusable(found: str) -> ResultsError:

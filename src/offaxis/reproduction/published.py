@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from offaxis.recipe.table import Table
-from offaxis.reproduction.declared import read
 from offaxis.report.quantities import DASH
+from offaxis.reproduction.declared import read
 
 FILE = Path(__file__).with_name("published.toml")
 
@@ -70,9 +70,9 @@ class PublishedNumber(Table):
         return f"{self.low:g}{DASH}{self.high:g}{unit}"
 
     @property
-    def cited(self) -> str:
-        """The number with its place."""
-        return f"{self.text} ({self.place}{STATUS_WORDS[self.status]})"
+    def where(self) -> str:
+        """Its place, and how it got here."""
+        return f"{self.place}{STATUS_WORDS[self.status]}"
 
 
 class _Numbers(Table):

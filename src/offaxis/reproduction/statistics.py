@@ -4,11 +4,12 @@ A sample holds one number a draw: a contrast of arms that share the draw's base,
 Matrices of one model are no independent draws; their spread has a function of its own.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 from offaxis.errors import NumericsError
 
@@ -19,6 +20,14 @@ POWER = 0.8
 
 _LARGEST_EXACT = 16  # draws whose 2^n signs are gone through; beyond, as many are drawn
 _RELATIVE_NOISE = 1e-12  # a spread below this share of the values is rounding
+
+
+class Moments(NamedTuple):
+    """How many draws, their mean, and its standard error, which is positive."""
+
+    draws: int
+    mean: float
+    error: float
 
 
 class Interval(NamedTuple):
@@ -46,22 +55,30 @@ def corrected(misses: float, claims: int) -> float:
     return misses / claims
 
 
-def mean_interval(sample: Sample, misses: float) -> Interval | None:
-    """Return Student's interval for the mean of independent, roughly normal draws.
-
-    Args:
-        sample: One number a draw.
-        misses: The share of intervals that miss the mean, half of them on either side.
+def moments(sample: Sample) -> Moments | None:
+    """Return what the tests of Student's family need of a sample.
 
     Returns:
         None for fewer than two draws, and where all draws agree to rounding: copies of one draw, or
         readings at a ceiling, say nothing of the next draw.
     """
-    error = _standard_error(sample)
-    if error is None:
+    if len(sample) < 2:
         return None
-    centre, reach = float(sample.mean()), _quantile(sample, misses) * error
-    return Interval(centre - reach, centre + reach)
+    spread = float(sample.std(ddof=1))
+    if spread <= _RELATIVE_NOISE * float(np.abs(sample).max()):
+        return None
+    return Moments(len(sample), float(sample.mean()), spread / math.sqrt(len(sample)))
+
+
+def mean_interval(found: Moments, misses: float) -> Interval:
+    """Return Student's interval for the mean of independent, roughly normal draws.
+
+    Args:
+        found: Of the draws.
+        misses: The share of intervals that miss the mean, half of them on either side.
+    """
+    reach = _quantile(found, misses) * found.error
+    return Interval(found.mean - reach, found.mean + reach)
 
 
 def sign_flip_p(sample: Sample, *, seed: int = 0) -> float:
@@ -84,63 +101,49 @@ def sign_flip_p(sample: Sample, *, seed: int = 0) -> float:
     return float((sums >= sample.sum() - slack).mean())
 
 
-def effect_size(sample: Sample) -> float | None:
+def effect_size(found: Moments) -> float | None:
     """Return the paired standardised difference, freed of the bias of few draws (Hedges' g).
 
     Returns:
-        The mean in standard deviations of the draws; None where `mean_interval` is, and for two
-        draws, whose factor is zero.
+        The mean in standard deviations of the draws; None for two draws, whose factor is zero.
 
     Source:
         Hedges 1981, doi:10.3102/10769986006002107, with the exact factor.
     """
-    error = _standard_error(sample)
-    if error is None or len(sample) < 3:
+    if found.draws < 3:
         return None
-    freedom = len(sample) - 1
-    factor = np.exp(gammaln(freedom / 2) - gammaln((freedom - 1) / 2)) * np.sqrt(2 / freedom)
-    return float(factor * sample.mean() / (error * np.sqrt(len(sample))))
+    half = (found.draws - 1) / 2
+    factor = math.exp(math.lgamma(half) - math.lgamma(half - 0.5)) / math.sqrt(half)
+    return factor * found.mean / (found.error * math.sqrt(found.draws))
 
 
-def detectable(sample: Sample, misses: float, *, bounds: int = 1) -> float | None:
+def detectable(found: Moments, misses: float, *, bounds: int = 1) -> float:
     """Return the smallest distance from a bound that this many draws show with `POWER`.
 
     Args:
-        sample: Its size and spread count, not its mean.
+        found: Their number and spread count, not their mean.
         misses: As for `mean_interval`.
         bounds: 1 for a difference beyond a bound; 2 for the smallest margin on both sides of an
             equality that holds (from above, as the two misses are added).
 
-    Returns:
-        The distance in the sample's unit; None where `mean_interval` is.
-
     Source:
         The noncentral t distribution; for two bounds Schuirmann 1987, doi:10.1007/BF01068419.
     """
-    error = _standard_error(sample)
-    if error is None:
-        return None
     unseen = (1 - POWER) / bounds
-    return float(nctdtrinc(len(sample) - 1, unseen, _quantile(sample, misses))) * error
+    return float(nctdtrinc(found.draws - 1, unseen, _quantile(found, misses))) * found.error
 
 
-def equivalence_p(sample: Sample, margin: float) -> float | None:
+def equivalence_p(found: Moments, margin: float) -> float:
     """Return the p of two one-sided tests that the mean lies within a margin of zero.
 
     Args:
-        sample: One number a draw.
-        margin: Positive, in the sample's unit.
-
-    Returns:
-        The larger of the two p; None where `mean_interval` is.
+        found: Of the draws.
+        margin: Positive, in their unit.
 
     Source:
         Schuirmann 1987, doi:10.1007/BF01068419.
     """
-    error = _standard_error(sample)
-    if error is None:
-        return None
-    return float(stdtr(len(sample) - 1, (abs(float(sample.mean())) - margin) / error))
+    return float(stdtr(found.draws - 1, (abs(found.mean) - margin) / found.error))
 
 
 def layer_bootstrap(
@@ -173,16 +176,6 @@ def layer_bootstrap(
     return float(readings[chosen].mean(axis=1).std())
 
 
-def _standard_error(sample: Sample) -> float | None:
-    """The standard error of the mean; None where the draws do not give one."""
-    if len(sample) < 2:
-        return None
-    spread = float(sample.std(ddof=1))
-    if spread <= _RELATIVE_NOISE * float(np.abs(sample).max()):
-        return None
-    return spread / float(np.sqrt(len(sample)))
-
-
-def _quantile(sample: Sample, misses: float) -> float:
+def _quantile(found: Moments, misses: float) -> float:
     """How many standard errors an interval reaches to either side."""
-    return float(stdtrit(len(sample) - 1, 1 - misses / 2))
+    return float(stdtrit(found.draws - 1, 1 - misses / 2))

@@ -6,16 +6,17 @@ published comparison comes first, then the controls in order; the first that doe
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from offaxis.report.verdicts import Verdict as Answer
+from offaxis.report.verdicts import all_of
 from offaxis.reproduction import statistics
 from offaxis.reproduction.claims import Claim, Comparison, Control, Declaration, Direction
 from offaxis.reproduction.contrasts import Contrast, Study, by_cell, contrasts
-from offaxis.reproduction.statistics import Interval, Sample
-from offaxis.report.verdicts import Verdict as Answer
-from offaxis.report.verdicts import all_of
+from offaxis.reproduction.statistics import Interval, Moments, Sample
 
 SIGN_LEVEL = 0.05
 """A decision also needs a sign-flip p of at most this, which fewer than five draws cannot reach."""
@@ -26,10 +27,10 @@ class Finding:
     """One contrast judged; all numbers in the unit of the quantity, or as ratios.
 
     Attributes:
+        comparison: What it belongs to, a control or the published comparison.
         contrast: What was weighed against what.
-        excludes: The explanation that it would exclude; empty for the published comparison.
-        region: Where it has to lie.
-        answer: Whether it does.
+        arms: The mean of every arm that takes part, by its label.
+        answer: Whether it lies where it has to.
         why: In words, where it does not.
         num_draws: How many draws had all of its arms, of `of_draws`.
         value: Their mean; geometric for ratios.
@@ -41,9 +42,9 @@ class Finding:
         sign_p: Of the mean's lying on its side of the region's nearest bound, by flips of signs.
     """
 
+    comparison: Comparison
     contrast: str
-    excludes: str
-    region: str
+    arms: Mapping[str, float]
     answer: Answer
     why: str
     num_draws: int
@@ -54,6 +55,11 @@ class Finding:
     effect: float | None = None
     detectable: float | None = None
     sign_p: float | None = None
+
+    @property
+    def excludes(self) -> str:
+        """The explanation that it would exclude; empty for the published comparison."""
+        return self.comparison.excludes if isinstance(self.comparison, Control) else ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Verdict:
     misses: float
 
     @property
-    def comparison(self) -> tuple[Finding, ...]:
+    def compared(self) -> tuple[Finding, ...]:
         """The findings of the published comparison."""
         return tuple(finding for finding in self.findings if not finding.excludes)
 
@@ -109,7 +115,7 @@ def decide(sample: Sample, direction: Direction, margin: float, misses: float) -
         margin: In the sample's unit.
         misses: The share of intervals that miss.
     """
-    low, high = _side(sample + margin, misses), _side(sample - margin, misses)
+    low, high = _sides(sample, (-margin, margin), misses)
     if direction == "above":
         return _as_answer(high)
     if direction == "below":
@@ -139,63 +145,51 @@ def _find(contrast: Contrast, comparison: Comparison, misses: float) -> Finding:
     """Judge one contrast and put its numbers into the unit of reading."""
     is_ratio = comparison.scale == "ratio"
     shown, size = (math.exp, math.log) if is_ratio else (float, float)
-    baseline = size(_baseline(comparison))
+    baseline = size(comparison.neutral)
     margin = size(comparison.margin)
     sample = contrast.sample - baseline
     answer = decide(sample, comparison.direction, margin, misses)
-    interval = statistics.mean_interval(contrast.sample, misses)
-    bounds = 2 if comparison.direction == "within" else 1
-    detectable = statistics.detectable(sample, misses, bounds=bounds)
+    found = statistics.moments(sample)
+    ends, distance = None, None
+    if found is not None:
+        ends = statistics.mean_interval(found, misses)
+        bounds = 2 if comparison.direction == "within" else 1
+        distance = statistics.detectable(found, misses, bounds=bounds)
     return Finding(
+        comparison=comparison,
         contrast=contrast.name,
-        excludes=comparison.excludes if isinstance(comparison, Control) else "",
-        region=region(comparison),
+        arms=contrast.arms,
         answer=answer,
-        why=_why(contrast, interval, answer),
+        why=_why(contrast, found, answer),
         num_draws=len(sample),
         of_draws=contrast.draws,
         value=shown(float(contrast.sample.mean())) if len(sample) else None,
-        interval=None if interval is None else Interval(*(shown(end) for end in interval)),
+        interval=None if ends is None else Interval(*(shown(end + baseline) for end in ends)),
         null=None if contrast.null is None else shown(contrast.null),
-        effect=statistics.effect_size(sample),
-        detectable=None if detectable is None else shown(detectable),
+        effect=None if found is None else statistics.effect_size(found),
+        detectable=None if distance is None else shown(distance),
         sign_p=_sign_p(sample, comparison.direction, margin) if len(sample) else None,
     )
-
-
-def region(comparison: Comparison) -> str:
-    """Say in symbols where a contrast has to lie."""
-    baseline, margin = _baseline(comparison), comparison.margin
-    if comparison.scale == "ratio":
-        low, high = baseline / margin, baseline * margin
-    else:
-        low, high = baseline - margin, baseline + margin
-    between = f"{low:.4g} to {high:.4g}"
-    return {
-        "above": f"> {high:.4g}",
-        "below": f"< {low:.4g}",
-        "within": between,
-        "beyond": f"not {between}",
-    }[comparison.direction]
-
-
-def _baseline(comparison: Comparison) -> float:
-    if comparison.baseline is not None:
-        return comparison.baseline
-    return 1.0 if comparison.scale == "ratio" else 0.0
 
 
 def _as_answer(side: int) -> Answer:
     return (Answer.UNKNOWN, Answer.HOLDS, Answer.FAILS)[side]
 
 
-def _side(sample: Sample, misses: float) -> int:
-    """1 where the mean lies above zero, -1 below, 0 where interval and signs do not both say so."""
-    interval = statistics.mean_interval(sample, misses)
-    if interval is None or interval.low <= 0 <= interval.high:
-        return 0
-    sign = 1 if interval.low > 0 else -1
-    return sign if statistics.sign_flip_p(sign * sample) <= SIGN_LEVEL else 0
+def _sides(sample: Sample, bounds: tuple[float, ...], misses: float) -> list[int]:
+    """For each bound, 1 where the mean lies above, -1 below, 0 where it cannot be told.
+
+    Both the interval and the signs of the draws have to say so.
+    """
+    found = statistics.moments(sample)
+    if found is None:
+        return [0] * len(bounds)
+    low, high = statistics.mean_interval(found, misses)
+    sides = [int(low > bound) - int(high < bound) for bound in bounds]
+    return [
+        side if side and statistics.sign_flip_p(side * (sample - bound)) <= SIGN_LEVEL else 0
+        for side, bound in zip(sides, bounds, strict=True)
+    ]
 
 
 def _sign_p(sample: Sample, direction: Direction, margin: float) -> float:
@@ -204,7 +198,7 @@ def _sign_p(sample: Sample, direction: Direction, margin: float) -> float:
     return statistics.sign_flip_p(nearest if nearest.mean() > 0 else -nearest)
 
 
-def _why(contrast: Contrast, interval: Interval | None, answer: Answer) -> str:
+def _why(contrast: Contrast, found: Moments | None, answer: Answer) -> str:
     """Why a contrast does not hold; empty where it does."""
     count = len(contrast.sample)
     if answer is not Answer.UNKNOWN:
@@ -213,6 +207,6 @@ def _why(contrast: Contrast, interval: Interval | None, answer: Answer) -> str:
         return contrast.missing
     if 0.5**count > SIGN_LEVEL:
         return f"{count} draws decide nothing" if count > 1 else "one draw decides nothing"
-    if interval is None:
+    if found is None:
         return "all draws agree to rounding: copies, or readings at a ceiling"
     return "the interval, or the signs of the draws, leave it open"
