@@ -5,14 +5,14 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.hub_mirror import mirrored
+from tests.models import anchor_weights, moved, save
 
 from offaxis.checkpoints import hub
 from offaxis.checkpoints.hub import HubId
 from offaxis.cli import run
 from offaxis.errors import CheckpointError, ResultsError
 from offaxis.reproduction.public_pairs import Pins, load_pairs, measure_pairs
-from tests.hub_mirror import mirrored
-from tests.models import anchor_weights, moved, save
 
 LINEAR = [name for name in anchor_weights() if "proj" in name]
 

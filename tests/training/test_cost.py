@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.hub_mirror import mirrored
 from transformers import get_scheduler
 
 from offaxis.cli import run
@@ -13,7 +14,6 @@ from offaxis.recipe import load_recipe, recipe_from
 from offaxis.training import plan, train
 from offaxis.training.arguments import trainer_arguments
 from offaxis.training.cost import PEAK_FLOPS, SAMPLING_SHARE, TRAINING_SHARE
-from tests.hub_mirror import mirrored
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LARGE = sorted(path for scale in ("gpu", "paper") for path in (RECIPES / scale).rglob("*.toml"))

@@ -17,7 +17,6 @@ Column = dict[int, float]
 """A number by draw."""
 
 
-
 @dataclass
 class Readings:
     """The defined numbers of one cell, and the nulls beside them, the primary one first."""
