@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from offaxis.checkpoints import hub
+from offaxis.checkpoints.hub import client
 
 
 class Mirror:
@@ -144,5 +144,5 @@ def mirrored(monkeypatch, cache: Path):
         monkeypatch.setattr(constants, "ENDPOINT", mirror.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        monkeypatch.setattr(hub, "_IS_OFFLINE", False)
+        monkeypatch.setattr(client, "IS_OFFLINE", False)
         yield mirror

@@ -12,7 +12,7 @@ from tests.models import anchor_weights, moved, save
 
 from offaxis.checkpoints import hub
 from offaxis.checkpoints.formats import open_checkpoint
-from offaxis.checkpoints.hub import HubId
+from offaxis.checkpoints.hub import HubId, client
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run
 from offaxis.errors import CheckpointError, UsageError
@@ -117,7 +117,7 @@ def test_a_commit_in_the_cache_is_not_asked_for_again(mirror, pair, monkeypatch)
     assert hub.cached(named) is None
     folder = hub.fetch(named)
     count = len(mirror.requests)
-    monkeypatch.setattr(hub, "_IS_OFFLINE", True)
+    monkeypatch.setattr(client, "IS_OFFLINE", True)
     assert hub.fetch(named) == hub.cached(named) == folder
     assert len(mirror.requests) == count
     (folder / "model-2.safetensors").unlink()
@@ -132,7 +132,7 @@ def refusal(*named: str) -> CheckpointError:
 
 
 def test_offline_is_a_refusal_that_says_so(pair, monkeypatch):
-    monkeypatch.setattr(hub, "_IS_OFFLINE", True)
+    monkeypatch.setattr(client, "IS_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refusal("org/base", "main").found
 
 

@@ -9,7 +9,7 @@ from tests.hub_mirror import mirrored
 from tests.models import anchor_weights, moved, save
 
 from offaxis.checkpoints import hub
-from offaxis.checkpoints.hub import HubId
+from offaxis.checkpoints.hub import HubId, client
 from offaxis.cli import run
 from offaxis.errors import CheckpointError, ResultsError
 from offaxis.reproduction.public_pairs import Pins, load_pairs, measure_pairs
@@ -83,7 +83,7 @@ def test_a_pinned_commit_in_the_cache_needs_no_hub(mirror, pair, tmp_path, monke
     pins = Pins(tmp_path / "pins.json")
     first = pins.pinned(pair.tuned)
     folder = hub.fetch(first)
-    monkeypatch.setattr(hub, "_IS_OFFLINE", True)
+    monkeypatch.setattr(client, "IS_OFFLINE", True)
     assert hub.fetch(pins.pinned(pair.tuned)) == folder
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE"):
         pins.pinned(pair.anchor)

@@ -4,22 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from offaxis.console import messages
-from offaxis.errors import UsageError
-from offaxis.files import atomically
 from offaxis.reproduction.arms import Changes, Scale
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
-from offaxis.reproduction.public_pairs import load_pairs, measure_pairs
+from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
 from offaxis.training.cost import FORMULA
 from offaxis.workers import num_cores, require_workers
 
 LIST = "list"
-_PUBLIC = "tab1"
 
 
 def reproduce(
@@ -76,7 +72,7 @@ def _reproduced(
 ) -> dict[str, Any]:
     """Train, measure, gather, and say what went wrong."""
     if study.scale == "paper":
-        return _measured_pairs(entries, out, workers, console)
+        return reproduce_pairs([entry.id for entry in entries], out, workers, console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
     for name, error in failures.items():
@@ -89,35 +85,6 @@ def _reproduced(
         "rows": table.num_rows,
         "entries": [entry.id for entry in entries],
         "failed": {name: str(error) for name, error in failures.items()},
-        "notes": notes,
-    }
-
-
-def _measured_pairs(
-    entries: Sequence[Entry], out: Path, workers: int, console: Console
-) -> dict[str, Any]:
-    """Measure the public pairs of Table 1: of the paper's scale, what needs no training."""
-    if [entry.id for entry in entries] != [_PUBLIC]:
-        raise UsageError(
-            "reproduce --scale paper",
-            expected=f"{_PUBLIC}, whose public pairs are measured; or --dry-run: these recipes are "
-            "to be run on a cluster, by `offaxis train`",
-            found=", ".join(entry.id for entry in entries),
-            do="add --dry-run, or choose --scale tiny",
-        )
-    doubtful = [pair for pair in load_pairs().values() if not pair.is_confirmed]
-    notes = [f"{pair.tuned} is not confirmed: {pair.confirmed}" for pair in doubtful]
-    for note in notes:
-        console.print(note)
-    found = measure_pairs(out, workers=workers, console=console)
-    with atomically(out / "study.parquet") as path:
-        pq.write_table(found.table, path, compression="zstd")
-    return {
-        "study": str(out / "study.parquet"),
-        "results": str(out / "results"),
-        "rows": found.table.num_rows,
-        "entries": [_PUBLIC],
-        "failed": {name: str(error) for name, error in found.refused.items()},
         "notes": notes,
     }
 

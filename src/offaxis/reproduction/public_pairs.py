@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import model_validator
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from offaxis.checkpoints.hub import HubId, Snapshot, cached, fetch, look_up
 from offaxis.checkpoints.trajectory import Checkpoint, Trajectory
 from offaxis.console import messages
 from offaxis.errors import CheckpointError, OffaxisError, ResultsError, UsageError
-from offaxis.files import write_text
+from offaxis.files import atomically, write_text
 from offaxis.measurement import Options, Pass, measure
 from offaxis.recipe.table import Table
 from offaxis.reproduction.declared import read
@@ -29,6 +30,7 @@ from offaxis.table import TRAINING, ResultsFolder
 
 FILE = Path(__file__).with_name("public_pairs.toml")
 REVISION = "main"
+ENTRY = "tab1"
 
 ARM = "public-"
 """What begins the arm of a pair in the study table."""
@@ -138,6 +140,46 @@ def measure_pairs(
             console.print(f"{pair.id} is not measured:\n{error}")
     done = [pair.id for pair in chosen if pair.id not in refused]
     return Measured(_rows(results, done), refused)
+
+
+def reproduce_pairs(
+    ids: Sequence[str], out: Path, workers: int | None, console: Console
+) -> dict[str, Any]:
+    """Measure all pairs into a study table: of the paper's scale, what needs no training.
+
+    Args:
+        ids: The entries asked for.
+        out: The folder of table, pins and results.
+        workers: As `measure`.
+        console: Where the progress goes.
+
+    Raises:
+        UsageError: If another entry than that of the pairs is asked for.
+        OffaxisError: As `measure_pairs`.
+    """
+    if list(ids) != [ENTRY]:
+        raise UsageError(
+            "reproduce --scale paper",
+            expected=f"{ENTRY}, whose public pairs are measured; or --dry-run: these recipes are "
+            "to be run on a cluster, by `offaxis train`",
+            found=", ".join(ids),
+            do="add --dry-run, or choose --scale tiny",
+        )
+    doubtful = [pair for pair in load_pairs().values() if not pair.is_confirmed]
+    notes = [f"{pair.tuned} is not confirmed: {pair.confirmed}" for pair in doubtful]
+    for note in notes:
+        console.print(note)
+    found = measure_pairs(out, workers=workers, console=console)
+    with atomically(out / "study.parquet") as path:
+        pq.write_table(found.table, path, compression="zstd")
+    return {
+        "study": str(out / "study.parquet"),
+        "results": str(out / "results"),
+        "rows": found.table.num_rows,
+        "entries": [ENTRY],
+        "failed": {name: str(error) for name, error in found.refused.items()},
+        "notes": notes,
+    }
 
 
 class Pins:
