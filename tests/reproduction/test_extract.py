@@ -15,7 +15,8 @@ ROLES = ("q_proj", "o_proj", "down_proj")
 UNITS = {"rank": "v1", "norm": "v1", "sparsity": "v1;eta=0.001", "similarity": "v1;K=16;final=9"}
 
 
-def reading(run, step, role, diagnostic, quantity, value, **more):
+def reading(run, step, role, /, *of, **more):
+    diagnostic, quantity, value = of
     row = dict.fromkeys(READINGS.names) | {
         "run": run,
         "step": step,
@@ -59,7 +60,9 @@ def table(readings, training=(), runs=None, draw=3):
     ).to_pylist()
 
 
-def value(rows, arm, quantity, point="end", matrices="linear", column="value", precision="stored"):
+def value(
+    rows, arm, quantity, point="end", *, matrices="linear", column="value", precision="stored"
+):
     wanted = (arm, quantity, point, matrices, precision)
     keys = ("arm", "quantity", "point", "matrices", "precision")
     found = [row[column] for row in rows if tuple(row[key] for key in keys) == wanted]

@@ -150,7 +150,12 @@ def training_rows(trajectory: Trajectory) -> list[Row]:
     if trajectory.folder is None:
         return []
     return [
-        {"run": trajectory.run, "step": line["step"], "quantity": name, "value": _finite(value)}
+        {
+            "run": trajectory.run,
+            "step": line["step"],
+            "quantity": name,
+            "value": _finite(float(value)),
+        }
         for line in trajectory.folder.log()
         for name, value in line.items()
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
@@ -159,4 +164,4 @@ def training_rows(trajectory: Trajectory) -> list[Row]:
 
 def _finite(value: float) -> float | None:
     """A number, or null for what is none."""
-    return float(value) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None

@@ -8,10 +8,13 @@ from rich.console import Console
 
 from offaxis.console import messages
 from offaxis.reproduction.arms import Changes, Scale
+from offaxis.reproduction.claims import load_claims
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
 from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
+from offaxis.reproduction.tables import as_records, note, terminal_table
+from offaxis.reproduction.verdicts import evaluate
 from offaxis.training.cost import FORMULA
 from offaxis.workers import num_cores, require_workers
 
@@ -29,7 +32,7 @@ def reproduce(
     changes: Changes | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train what is missing for some entries, measure it, and gather the study table.
+    """Train what is missing for some entries, measure it, gather the study table and judge by it.
 
     Args:
         ids: Entries; those of the headline, without what is beside their main comparison, by
@@ -43,8 +46,8 @@ def reproduce(
         console: Where plan and progress go; standard error by default.
 
     Returns:
-        Where the table and the results are, and what failed or has to be known; for a dry run and
-        for `list` the costs.
+        Where the table and the results are, the verdicts on the claims of these entries, and what
+        failed or has to be known; for a dry run and for `list` the costs.
 
     Raises:
         UsageError: If there is no such entry, or nothing to train.
@@ -75,15 +78,21 @@ def _reproduced(
         return reproduce_pairs([entry.id for entry in entries], out, workers, console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
+    figures = {entry.id for entry in entries}
+    verdicts = [v for v in evaluate(load_claims(), table) if v.claim.figure in figures]
+    if verdicts:
+        console.print(terminal_table(verdicts))
+        console.print(note(verdicts))
     for name, error in failures.items():
         console.print(f"{name} failed, and is left out:\n{error}")
-    for note in notes:
-        console.print(note)
+    for each in notes:
+        console.print(each)
     return {
         "study": str(out / "study.parquet"),
         "results": str(out / "results"),
         "rows": table.num_rows,
         "entries": [entry.id for entry in entries],
+        "verdicts": as_records(verdicts),
         "failed": {name: str(error) for name, error in failures.items()},
         "notes": notes,
     }
