@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from tests.reproduction import simulation
 
+from offaxis.report.quantities import MISSING
 from offaxis.reproduction import tables
 from offaxis.reproduction.verdicts import evaluate
 
@@ -28,7 +29,7 @@ def test_a_row_has_claim_published_ours_null_verdict_and_what_decided(verdicts):
     assert row["claim"].endswith("(tab1)")
     assert row["published"] == "8.1 %, 51.6 %, 77.2 % (Table 1)"
     assert "rlvr" in row["ours [interval]"]
-    assert "[" in row["ours [interval]"]
+    assert row["ours [interval]"].endswith("]; 8 draws")
     assert row["verdict"] == "holds"
     assert row["decided by"] == "all 5 controls hold"
 
@@ -44,7 +45,19 @@ def test_numbers_are_in_the_unit_of_reading(verdicts):
 def test_what_was_not_run_says_so(nothing):
     for row in tables.claim_rows(nothing):
         assert row[4] == "cannot tell at this scale"
-    assert any("not run: " in row[2] for row in tables.claim_rows(nothing))
+        assert row[2] == MISSING
+    assert any("not run: " in row[5] for row in tables.claim_rows(nothing))
+
+
+def test_an_open_answer_says_what_could_have_been_seen(declared):
+    rng = np.random.default_rng(0)
+    open_ones = [
+        row[5]
+        for row in tables.claim_rows(evaluate(declared, simulation.exchanged(declared, 8, rng)))
+        if row[4] == "cannot tell at this scale"
+    ]
+    assert open_ones
+    assert all("could have been seen" in text for text in open_ones)
 
 
 def test_markdown_has_as_many_columns_in_every_line(verdicts, nothing):

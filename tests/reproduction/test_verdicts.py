@@ -80,6 +80,9 @@ def test_ratios_are_judged_as_ratios():
     assert finding.arms["other"] == 2.0
     assert judge(both, margin=2.0, **ratio).answer is FAILS
     assert judge(both, margin=1.5, **ratio).answer is UNKNOWN
+    nothing = judge({**both, "one": np.zeros(8)}, margin=1.2, **ratio)
+    assert nothing.answer is UNKNOWN
+    assert "not positive" in nothing.decider.why
 
 
 def test_what_is_claimed_of_the_excess_is_judged_beside_the_null():

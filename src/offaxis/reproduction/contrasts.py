@@ -151,7 +151,9 @@ def _missing(study: Study, comparison: Comparison, columns: Mapping[Term, Column
         return f"never measured in one draw: {what} of {labels}"
     if any(comparison.cell(term) not in study for term in empty):
         return f"not measured: {what} of {labels}"
-    return f"not defined, or without the null that is asked for: {what} of {labels}"
+    doubts = {"excess": ", or without its null"}.get(comparison.of, "")
+    doubts += ", or not positive" if comparison.scale == "ratio" else ""
+    return f"not defined{doubts}: {what} of {labels}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from offaxis.training.schedule import planned_steps
 
 # Seconds of one core for one matrix of one checkpoint with its nulls, as stored and as bf16, fitted
 # to studies of the tiny laboratory. Estimates, within about a factor of two elsewhere.
-_UNIT_SECONDS = 0.06
+_UNIT_SECONDS = 0.08
 _MATRICES_OF_A_LAYER = 7
 
 

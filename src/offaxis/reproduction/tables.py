@@ -58,7 +58,7 @@ def claim_rows(verdicts: Sequence[Verdict]) -> Rows:
         (
             f"{verdict.claim.sentence} ({verdict.claim.figure})",
             published_text(verdict.claim, numbers),
-            _joined([arm_means(verdict), *map(measured, verdict.compared)]),
+            ours(verdict),
             _joined(shown(finding.null, finding) for finding in verdict.compared),
             WORDS[verdict.answer],
             decided_by(verdict),
@@ -161,6 +161,14 @@ def arm_means(verdict: Verdict) -> str:
     return ", ".join(f"{label} {_as_read(mean, quantity)}" for label, mean in means.items())
 
 
+def ours(verdict: Verdict) -> str:
+    """What was measured of the published comparison, and in how many draws."""
+    found = [finding for finding in verdict.compared if finding.value is not None]
+    draws = sorted({finding.num_draws for finding in found})
+    counted = f"{' or '.join(map(str, draws))} draw{'' if draws == [1] else 's'}"
+    return _joined([arm_means(verdict), *map(measured, found), counted if found else MISSING])
+
+
 def measured(finding: Finding) -> str:
     """A contrast with its mean and interval, or why there is none."""
     return f"{finding.contrast}: {_with_interval(finding)}"
@@ -211,13 +219,20 @@ def decided_by(verdict: Verdict) -> str:
     if decider is None:
         count = len(verdict.claim.controls)
         return f"all {count} controls hold" if count else "the published comparison holds"
+    asked = f"claimed {region(decider)}: {decider.why}{_power(decider)}"
     if not decider.excludes:
-        asked = f"{decider.contrast}, claimed {region(decider)}"
-        return f"the published comparison: {asked}: {decider.why}"
+        return f"the published comparison: {decider.contrast}, {asked}"
     if decider.value is None:
         return f"{decider.excludes}: {decider.why}"
-    numbers = f"{measured(decider)}, claimed {region(decider)}"
-    return f"{decider.excludes}: {numbers}: {decider.why}"
+    return f"{decider.excludes}: {measured(decider)}, {asked}"
+
+
+def _power(finding: Finding) -> str:
+    """What an open answer could have shown, were it there."""
+    if finding.answer is not Answer.UNKNOWN or finding.detectable is None:
+        return ""
+    what = "a margin" if finding.comparison.direction == "within" else "a distance from the bound"
+    return f" ({what} of {shown(finding.detectable, finding)} could have been seen)"
 
 
 def _record(finding: Finding) -> dict[str, Any]:
