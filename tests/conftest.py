@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from offaxis.files import exclusively
+
 torch.set_num_threads(1)
 
 IN_TRIALS = bool(os.environ.get("OFFAXIS_TRIALS"))
@@ -24,3 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("trials"):
             item.add_marker(pytest.mark.skip(reason="the long form: make trials"))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Fills a folder that all processes of a test session share: whoever asks first fills it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def filled(name, fill):
+        folder, mark = shared / name, shared / f"{name}.filled"
+        with exclusively(shared / f"{name}.lock"):
+            if not mark.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                mark.touch()
+        return folder
+
+    return filled

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,28 @@ def whole(folder: Path) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """The folder that `processes` describes, with other formats written here."""
-    out = tmp_path_factory.mktemp("saved")
+    return once("saved", save_all)
+
+
+def save_all(out: Path) -> None:
     plain = save_run(out / "plain", {5: 1e-3, 10: 3e-2})
     save(out / "odd", odd_weights(), torch.bfloat16)
+    save_by_processes(out)
+    for step in processes.STEPS:
+        weights = whole(plain / f"checkpoint-{step}")
+        alone = out / "verl-alone" / f"global_step_{step}" / "actor"
+        save_bin(out / "bin" / f"checkpoint-{step}", weights, shards=step // 5)
+        save_state(alone / "model_world_size_1_rank_0.pt", weights)
+        save_universal(out / "universal" / f"global_step{step}_universal", weights)
+    verl = out / "verl"
+    (verl / "latest_checkpointed_iteration.txt").write_text("10")
+    (verl / "global_step_5" / "actor" / "huggingface").mkdir()
+    (verl / "global_step_5" / "actor" / "fsdp_config.json").write_text('{"world_size": 2}')
+
+
+def save_by_processes(out: Path) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, processes.__file__, str(rank), str(out)],
@@ -50,17 +68,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for rank in ranks:
         said = rank.communicate(timeout=300)[1]
         assert rank.returncode == 0, said
-    for step in processes.STEPS:
-        weights = whole(plain / f"checkpoint-{step}")
-        alone = out / "verl-alone" / f"global_step_{step}" / "actor"
-        save_bin(out / "bin" / f"checkpoint-{step}", weights, shards=step // 5)
-        save_state(alone / "model_world_size_1_rank_0.pt", weights)
-        save_universal(out / "universal" / f"global_step{step}_universal", weights)
-    verl = out / "verl"
-    (verl / "latest_checkpointed_iteration.txt").write_text("10")
-    (verl / "global_step_5" / "actor" / "huggingface").mkdir()
-    (verl / "global_step_5" / "actor" / "fsdp_config.json").write_text('{"world_size": 2}')
-    return out
 
 
 def save_state(file: Path, state: object) -> Path:

@@ -72,7 +72,8 @@ def work(rank: int, out: Path) -> None:
         model = split(out / "plain" / f"checkpoint-{step}")
         adam = state_of_adam(model)
         save_verl(model, out / "verl" / f"global_step_{step}" / "actor", rank)
-        state = {**model.state_dict(), "optimizer": adam, "train_state": {"step": step}}
+        state = {**model.state_dict(), "optimizer": adam, "version": "1"}
+        state["train_state"] = {"step": torch.tensor(step)}
         dcp.save(state, checkpoint_id=out / "titan" / "checkpoint" / f"step-{step}")
         state = {"state_dict": model.state_dict(), "optimizer_0": adam}
         folder = out / "lightning" / "checkpoints" / f"epoch=0-step={step}.ckpt"

@@ -12,8 +12,12 @@ from tests.models import anchor_weights, moved, save
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.quantised import is_quantised
-from offaxis.cli import run
+from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.errors import CheckpointError
+from offaxis.measurement import units
+from offaxis.measurement.options import Options, passes
+from offaxis.measurement.plan import make_plan
+from offaxis.measurement.stream import run_task
 from offaxis.report.words import FLAG_WORDS
 from offaxis.table import ResultsFolder
 
@@ -127,19 +131,21 @@ def test_gptqs_own_file_and_an_empty_configuration(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_rows_of_quantised_weights_say_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rows_of_quantised_weights_say_so(tmp_path: Path) -> None:
     weights = {"layers.0.up_proj.weight": anchor_weights()["model.layers.1.mlp.up_proj.weight"]}
     anchor = save(tmp_path / "anchor", weights)
     tuned = {name: W.to(E4M3) for name, W in moved(weights, 0.1).items()}
-    folder = write(tmp_path / "tuned", tuned)
-    arguments = ["measure", str(anchor), str(folder), "--out", str(tmp_path / "out")]
-    arguments += ["--workers", "1", "--diagnostics", "norm"]
-    assert run(arguments) == 3
-    assert "--allow-quantised" in capsys.readouterr().err
-    assert run([*arguments, "--allow-quantised"]) == 0
-    rows = ResultsFolder(tmp_path / "out").read("readings").to_pylist()
-    assert rows
-    assert all("quantised" in (row["flags"] or "").split(";") for row in rows)
+    trajectories = find_trajectories([anchor, write(tmp_path / "tuned", tuned)])
+    results, chosen = ResultsFolder(tmp_path / "out"), passes(["stored"], ["norm"])
+    with pytest.raises(CheckpointError, match="--allow-quantised"):
+        make_plan(trajectories, results, Options(passes=chosen), str)
+    (task,) = make_plan(trajectories, results, Options(passes=chosen, access=ALLOWED), str).tasks
+    assert run_task(task) == 1
+    unit = units.load(next(results.root.rglob("*.safetensors")))
+    assert unit is not None
+    assert unit.readings
+    place = units.READING_CELLS.index("flags")
+    assert all("quantised" in row[place].split(";") for row in unit.readings)
 
 
 def test_gguf_is_refused_with_a_way_out(tmp_path: Path) -> None:

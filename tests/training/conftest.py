@@ -2,11 +2,9 @@
 
 import copy
 import gc
-import os
 
 import pytest
 
-from offaxis.files import exclusively
 from offaxis.recipe import Recipe, recipe_from
 
 BASE = {
@@ -35,24 +33,6 @@ def _nothing_to_collect():
     """Accelerate collects garbage after every run: what imports have left shall not be searched."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory):
-    """Fills a folder that all processes of a test session share: whoever asks first fills it."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-    def filled(name, fill):
-        folder, mark = shared / name, shared / f"{name}.filled"
-        with exclusively(shared / f"{name}.lock"):
-            if not mark.exists():
-                folder.mkdir(exist_ok=True)
-                fill(folder)
-                mark.touch()
-        return folder
-
-    return filled
 
 
 def merged(content: dict, changes: dict) -> dict:

@@ -19,13 +19,18 @@ from torch.distributed.checkpoint.metadata import (
 
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Part, joined, require_whole
+from offaxis.checkpoints.parts import Part, joined, require_whole
 from offaxis.checkpoints.pickled import as_of, dtype_name
 from offaxis.checkpoints.trust import load_payload, own_file, read_dcp_metadata
 from offaxis.errors import CheckpointError
 
 _METADATA = ".metadata"
-_OPTIMIZER = re.compile(r"(?:[^.]+\.)?(?:optim|optimizers?|optimizer_states|optimizer_\d+)\.")
+_BESIDE = re.compile(
+    r"(?:[^.]+\.)?(?:optim|optimizers?|optimizer_states|optimizer_\d+"
+    r"|lr_schedulers?|dataloader|train_state)\."
+)
+"""How trainers name what they save beside the model."""
+
 _KEPT = 64  # metadata held, of a few megabytes at most for a dense model
 
 
@@ -44,7 +49,7 @@ class DistributedFolder:
         found = {
             name: held
             for name, held in sorted(self._metadata.state_dict_metadata.items())
-            if isinstance(held, TensorStorageMetadata) and not _OPTIMIZER.match(name)
+            if isinstance(held, TensorStorageMetadata) and not _BESIDE.match(name)
         }
         for name, held in found.items():
             require_whole(self._where(name), tuple(held.size), self._parts(name, held))
@@ -79,15 +84,15 @@ class DistributedFolder:
     def left_out(self) -> dict[str, str]:
         """What is stored beside the model's tensors, by where it stands in the saved state."""
         held = self._metadata.state_dict_metadata
-        optimizer = Counter(match[0] for name in held if (match := _OPTIMIZER.match(name)))
+        training = Counter(match[0] for name in held if (match := _BESIDE.match(name)))
         others = {
             name: "no tensor"
             for name, item in held.items()
-            if not isinstance(item, TensorStorageMetadata) and not _OPTIMIZER.match(name)
+            if not isinstance(item, TensorStorageMetadata) and not _BESIDE.match(name)
         }
         return others | {
-            f"{place}*": f"state of the optimizer, {count} entries"
-            for place, count in optimizer.items()
+            f"{place}*": f"state of the training, entries: {count}"
+            for place, count in training.items()
         }
 
     def read(self, name: str, index: int | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.base import TensorInfo
 from offaxis.checkpoints.hashing import digest_of
-from offaxis.checkpoints.joining import Part, joined, require_whole
+from offaxis.checkpoints.parts import Part, joined, require_whole
 from offaxis.checkpoints.pickled import State, dtype_name, mapped
 from offaxis.checkpoints.trust import own_file, require_pickle
 from offaxis.errors import CheckpointError
@@ -63,6 +63,13 @@ class VerlFolder:
         return [own_file(self.path, held[world, rank]) for rank in range(world)]
 
     @cached_property
+    def _first(self) -> State:
+        """What the first process held, which has the name and the shape of every tensor."""
+        state = mapped(self._files[0], self._access)
+        _require_no_adapter(self.path, state)
+        return state
+
+    @cached_property
     def _states(self) -> list[State]:
         states = [mapped(file, self._access) for file in self._files]
         names = states[0].keys()
@@ -74,7 +81,6 @@ class VerlFolder:
                 f"{name!r} in one of ranks 0 and {other} alone",
                 "save the checkpoint again: its files do not belong together",
             )
-        _require_no_adapter(self.path, states[0])
         return states
 
     def files(self) -> Sequence[Path]:
@@ -84,7 +90,7 @@ class VerlFolder:
     def tensors(self) -> dict[str, TensorInfo]:
         """Everything stored, by name, without reading weights; shapes are those of the whole."""
         found = {}
-        for name, held in sorted(self._states[0].items()):
+        for name, held in sorted(self._first.items()):
             if isinstance(held, Tensor):
                 known = _held(self._where(name), held, 0)
                 found[name] = TensorInfo(name, known.shape, dtype_name(known.dtype))
@@ -94,7 +100,7 @@ class VerlFolder:
         """What the files hold beside tensors."""
         return {
             name: f"{type(held).__name__}: no tensor"
-            for name, held in self._states[0].items()
+            for name, held in self._first.items()
             if not isinstance(held, Tensor)
         }
 
@@ -103,7 +109,7 @@ class VerlFolder:
         where = self._where(name)
         ranks = [_held(where, state[name], rank) for rank, state in enumerate(self._states)]
         self._require_agreement(where, ranks)
-        if not isinstance(self._states[0][name], DTensor):
+        if not isinstance(self._first[name], DTensor):
             _require_equal(where, [held.local for held in ranks])
         boxes = {held.offsets: held for held in reversed(ranks) if held.local.numel()}
         parts = [

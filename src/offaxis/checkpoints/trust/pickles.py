@@ -81,9 +81,14 @@ def load_payload(file: Path, offset: int, length: int) -> Tensor:
     Raises:
         CheckpointError: As `load_pickle` does, or if it is no single tensor.
     """
-    with file.open("rb") as handle:
-        handle.seek(offset)
-        part = BytesIO(handle.read(length))
+    try:
+        with file.open("rb") as handle:
+            handle.seek(offset)
+            part = BytesIO(handle.read(length))
+    except OSError as error:
+        raise CheckpointError(
+            str(file), expected="a file that can be read", found=str(error), do="check the file"
+        ) from error
     _require_known(file, check_archive(file, part))
     part.seek(0)
     held = _load(file, part)
