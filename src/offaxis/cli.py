@@ -211,7 +211,11 @@ def evaluate(
 def measure(
     paths: Annotated[
         tuple[Path, ...],
-        Parameter(help="RUN_FOLDER..., or ANCHOR CHECKPOINT...", negative="", required=True),
+        Parameter(
+            help="RUN_FOLDER..., or ANCHOR CHECKPOINT... (folders, or org/name@revision).",
+            negative="",
+            required=True,
+        ),
     ],
     *,
     out: Annotated[
@@ -286,7 +290,10 @@ def measure(
 
 @app.command
 def inspect(
-    path: Annotated[Path, Parameter(help="A run folder, a checkpoint, or a file of weights.")],
+    path: Annotated[
+        Path,
+        Parameter(help="A run folder, a checkpoint, a file of weights, or org/name@revision."),
+    ],
     *,
     allow_pickle: AllowPickle = False,
     as_json: Json = False,
@@ -294,8 +301,14 @@ def inspect(
     """Say what a path holds and what measuring it needs, without reading weights."""
     from offaxis.checkpoints.inspection import as_lines
     from offaxis.checkpoints.inspection import inspect as inspect_path
+    from offaxis.console import messages
+    from offaxis.measurement.remote import headers_of
 
-    found = inspect_path(path, pickle=allow_pickle)
+    with headers_of([path], messages()) as (folder,):
+        told = inspect_path(folder, pickle=allow_pickle)
+    # What was laid out to be looked at is gone; its name shall not be told.
+    named = ((key, value, isinstance(value, str)) for key, value in told.items())
+    found = {k: v.replace(str(folder), str(path)) if is_text else v for k, v, is_text in named}
     _say(found if as_json else as_lines(found), as_json)
 
 

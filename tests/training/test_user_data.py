@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from offaxis.errors import NumericsError, RecipeError
-from offaxis.recipe import Precision, recipe_from
+from offaxis.recipe import Precision, recipe_from, recipe_text
 from offaxis.tasks.base import Document
-from offaxis.training import plan, train
+from offaxis.training import plan, train, train_command
 from offaxis.training.heads import head_of
 from offaxis.training.models import new_model, save_model
 from offaxis.training.rewarding import rewarded
@@ -253,9 +253,16 @@ def test_documents_that_are_too_long_are_left_out_counted_and_said(user, start, 
         task_for(user("sft", data={"max_tokens": 3}), start).problem(seed=0, index=0)
 
 
-def test_the_plan_refuses_files_before_anything_is_trained(user, tmp_path):
+def test_files_that_are_missing_are_planned_for_and_refused_before_anything_is_trained(
+    user, tmp_path
+):
+    nowhere = str(tmp_path / "nowhere.jsonl")
+    recipe = user("sft", data={"files": [nowhere]})
+    assert plan(recipe, tmp_path)[-1].absent == (nowhere,)
+    (tmp_path / "recipe.toml").write_text(recipe_text(recipe))
     with pytest.raises(RecipeError, match="no such file"):
-        plan(user("sft", data={"files": [str(tmp_path / "nowhere.jsonl")]}), tmp_path)
+        train_command(tmp_path / "recipe.toml", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     stage = plan(user("sft"), tmp_path)[-1]
     assert stage.tokens == 3 * 6 * 90  # at most: steps, documents, tokens of each
     assert stage.checkpoint_bytes > 0

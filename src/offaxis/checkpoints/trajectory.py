@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from offaxis.checkpoints.formats import format_of
+from offaxis.checkpoints.hub import name_in_cache
 from offaxis.checkpoints.run_folders import (
     Place,
     is_run,
@@ -140,7 +141,7 @@ def _of_checkpoints(anchor: Path, paths: Iterable[Path], run: str | None) -> lis
         steps = [Checkpoint(_step(path, index), path) for index, path in enumerate(group, start=1)]
         _require_distinct_steps(folder.name, steps)
         source = RunFolder(folder) if run is None else None
-        name = run or folder.name or "run"
+        name = run or name_in_cache(folder) or folder.name or "run"
         found.append(Trajectory(name, start, tuple(sorted(steps)), source, tuple(notes)))
     return found
 
@@ -169,7 +170,7 @@ def _require_folder(path: Path) -> None:
             str(path),
             expected="the folder of a checkpoint or of a run",
             found="a file" if path.exists() else "no such folder",
-            do="check the path",
+            do="check the path; a model of the hub is written org/name@revision",
         )
 
 

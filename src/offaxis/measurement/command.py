@@ -16,6 +16,7 @@ from offaxis.errors import UsageError
 from offaxis.measurement.executors import engine_for, follows, serve
 from offaxis.measurement.options import Options, parse_overrides, passes
 from offaxis.measurement.plan import make_plan
+from offaxis.measurement.remote import fetched, headers_of, is_remote
 from offaxis.measurement.run import measure
 from offaxis.table import ResultsFolder
 
@@ -62,12 +63,18 @@ def measure_command(
         access=access,
         min_coverage=_share(min_coverage),
     )
-    trajectories = find_trajectories(paths, anchor=anchor, run=run)
+    given = [*paths] if anchor is None else [*paths, anchor]
+    if dry_run or is_remote(given):
+        # What the hub cannot give, or does not pair, is refused before gigabytes are fetched.
+        with headers_of(given, messages()) as folders:
+            trajectories = _trajectories(folders, anchor, run)
+            planned = ResultsFolder(out or _default_out(trajectories))
+            plan = make_plan(trajectories, planned, options, lambda path: str(path.resolve()))
+            messages().print(plan.describe())
+            if dry_run:
+                return plan.as_dict()
+    trajectories = _trajectories(fetched(given), anchor, run)
     results = ResultsFolder(out or _default_out(trajectories))
-    if dry_run:
-        plan = make_plan(trajectories, results, options, lambda path: str(path.resolve()))
-        messages().print(plan.describe())
-        return plan.as_dict()
     measure(
         trajectories,
         results.root,
@@ -77,6 +84,15 @@ def measure_command(
         max_memory=budget,
     )
     return {"results": str(results.root), "coverage": results.manifest()["coverage"]}
+
+
+def _trajectories(
+    folders: Sequence[Path], anchor: Path | None, run: str | None
+) -> list[Trajectory]:
+    """Understand folders, of which the last is the anchor where one was given."""
+    if anchor is None:
+        return find_trajectories(folders, run=run)
+    return find_trajectories(folders[:-1], anchor=folders[-1], run=run)
 
 
 def _at_least_two(draws: int) -> int:

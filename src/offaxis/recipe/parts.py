@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from offaxis.checkpoints.hub import HubId
 from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
 from offaxis.recipe.data import Data, Rewards
 from offaxis.recipe.table import Table as _Part
@@ -78,17 +79,48 @@ class ModelConfig(_Part):
 
 
 class ModelSource(_Part):
-    """Where a model comes from: exactly one of a folder, a recipe, or a configuration."""
+    """Where a model comes from: exactly one of a folder, the hub, a recipe, or a configuration.
+
+    Attributes:
+        path: A Hugging Face folder.
+        hub: A model of the hub as `org/name@revision`; its safetensors and JSON files are fetched.
+        recipe: The recipe whose last checkpoint it is.
+        config: A new model of this shape.
+        parameters: How many it has: a plan counts with them where its files are not here. A model
+            of the hub needs it, for plans are made before it is fetched.
+        active_parameters: Those that a token meets, where not all do (a mixture of experts).
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("path", "hub", "recipe", "config")
 
     path: str | None = None
+    hub: str | None = None
     recipe: "Recipe | None" = None
     config: ModelConfig | None = None
+    parameters: PositiveInt | None = None
+    active_parameters: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> "ModelSource":
-        given = [key for key in ("path", "recipe", "config") if getattr(self, key) is not None]
+        given = [key for key in self.kinds if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of path, recipe, config; given: {given or 'none'}")
+            known = ", ".join(self.kinds)
+            raise ValueError(f"give exactly one of {known}; given: {given or 'none'}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_a_revision(self) -> "ModelSource":
+        if self.hub is not None and HubId.read(self.hub) is None:
+            raise ValueError(f"hub is written org/name@revision; given: {self.hub!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_counted_once(self) -> "ModelSource":
+        is_known = self.recipe is not None or self.config is not None
+        if is_known and (self.parameters or self.active_parameters):
+            raise ValueError("the parameters of a recipe or a config are counted; leave them out")
+        if self.hub is not None and self.parameters is None:
+            raise ValueError("a model of the hub needs `parameters`: how many it has")
         return self
 
 
@@ -96,26 +128,19 @@ class TeacherSource(ModelSource):
     """A teacher: a model as any other, or one that a server serves.
 
     Attributes:
-        url: Where the server listens; in place of path, recipe and config.
+        url: Where the server listens; in place of path, hub, recipe and config.
         model: The name it serves the model under (vLLM).
         engine: Whose requests it takes.
         deadline_seconds: How long a question may go unanswered before the run stops.
     """
 
     later = frozenset({"url", "model", "engine", "deadline_seconds"})
+    kinds = (*ModelSource.kinds, "url")
 
     url: str | None = None
     model: str = ""
     engine: Literal["vllm", "sglang"] = "vllm"
     deadline_seconds: PositiveFloat = 600.0
-
-    @model_validator(mode="after")
-    def _is_one_thing(self) -> "TeacherSource":
-        keys = ("path", "recipe", "config", "url")
-        given = [key for key in keys if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(keys)}; given: {given or 'none'}")
-        return self
 
 
 class ObjectiveChoice(_Part):
@@ -243,12 +268,14 @@ class Optimizer(_Part):
     Attributes:
         kind: `adamw` (its beta1, beta2, epsilon; weight decay decoupled), or `sgd` (its momentum;
             weight decay in the gradient).
+        final_lr: What the cosine falls to.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"kind", "momentum"})
+    later: ClassVar[frozenset[str]] = frozenset({"kind", "momentum", "final_lr"})
 
     lr: Rate
     schedule: Literal["constant", "cosine"] = "constant"
+    final_lr: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 5
     beta1: Decay = 0.9
     beta2: Decay = 0.95
@@ -258,6 +285,12 @@ class Optimizer(_Part):
     micro_batches: PositiveInt = 1
     kind: Literal["adamw", "sgd"] = "adamw"
     momentum: Decay = 0.9
+
+    @model_validator(mode="after")
+    def _falls(self) -> "Optimizer":
+        if self.final_lr and (self.schedule != "cosine" or self.final_lr > self.lr):
+            raise ValueError("final_lr, at most lr, is where schedule = 'cosine' ends")
+        return self
 
 
 class Precision(_Part):

@@ -7,14 +7,15 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import messages
-from offaxis.errors import UsageError
 from offaxis.reproduction.arms import Changes, Scale
 from offaxis.reproduction.claims import load_claims
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
+from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
 from offaxis.reproduction.tables import as_records, note, terminal_table
 from offaxis.reproduction.verdicts import evaluate
+from offaxis.training.cost import FORMULA
 from offaxis.workers import num_cores, require_workers
 
 LIST = "list"
@@ -74,12 +75,7 @@ def _reproduced(
 ) -> dict[str, Any]:
     """Train, measure, gather, and say what went wrong."""
     if study.scale == "paper":
-        raise UsageError(
-            "reproduce --scale paper",
-            expected="--dry-run: these recipes are to be run on a cluster, by `offaxis train`",
-            found="no --dry-run",
-            do="add it, or choose --scale tiny",
-        )
+        return reproduce_pairs([entry.id for entry in entries], out, workers, console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
     figures = {entry.id for entry in entries}
@@ -104,5 +100,7 @@ def _reproduced(
 
 def _say(study: Study, cost: Cost, workers: int, console: Console) -> None:
     console.print(in_words(cost, workers))
+    if study.scale != "tiny":
+        console.print(f"Training is on one GPU, its minutes by {FORMULA}.")
     if study.missing:
         console.print(f"no recipe at this scale: {', '.join(study.missing)}")

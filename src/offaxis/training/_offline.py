@@ -7,6 +7,7 @@ own choice stands.
 import os
 from importlib.util import find_spec
 
+from offaxis.checkpoints import hub  # noqa: F401 - it reads what the user chose, before this does
 from offaxis.errors import UsageError
 
 for _name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_OFFLINE"):

@@ -7,6 +7,13 @@ from transformers import TrainingArguments
 from offaxis.errors import UsageError
 from offaxis.recipe import Recipe
 
+# transformers' schedule, by ours and by whether it ends above zero.
+_SCHEDULES = {
+    ("constant", False): "constant_with_warmup",
+    ("cosine", False): "cosine",
+    ("cosine", True): "cosine_with_min_lr",
+}
+
 
 class Steps(Dataset[int]):
     """The step numbers: Trainer wants something to iterate over, the rows come from the source."""
@@ -30,9 +37,8 @@ def trainer_arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=optimizer.micro_batches,
         learning_rate=optimizer.lr,
-        lr_scheduler_type={"constant": "constant_with_warmup", "cosine": "cosine"}[
-            optimizer.schedule
-        ],
+        lr_scheduler_type=_SCHEDULES[optimizer.schedule, optimizer.final_lr > 0],
+        lr_scheduler_kwargs={"min_lr": optimizer.final_lr} if optimizer.final_lr else None,
         warmup_steps=optimizer.warmup_steps,
         max_grad_norm=optimizer.clip_norm,
         seed=recipe.seed,

@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import messages, progress
-from offaxis.recipe import load_recipe
-from offaxis.training.plan import plan
+from offaxis.recipe import Recipe, load_recipe
+from offaxis.training.cost import FORMULA
+from offaxis.training.plan import Stage, absent_files, plan
 from offaxis.training.recorder import Observer, Progress
 from offaxis.training.run import train
+from offaxis.training.tasks import open_records
 
 
 def train_command(
@@ -44,17 +46,17 @@ def train_command(
     stages = plan(recipe, out)
     left = [stage for stage in stages if not stage.is_finished]
     for stage in left:
-        console.print(
-            f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
-            f"about {stage.seconds:.0f} s, {stage.peak_bytes / 1e6:.0f} MB of memory in a step"
-        )
+        console.print(described(stage))
+    if any(stage.work for stage in left):
+        console.print(f"GPU-hours: {FORMULA}, for sequences as long as the recipe allows")
     if dry_run:
         return {
             "run": recipe.run_name,
             "seconds": sum(stage.seconds for stage in left),
-            "stages": [stage._asdict() for stage in stages],
+            "stages": [as_dict(stage) for stage in stages],
             "recipe": recipe.resolved(),
         }
+    _require_records(recipe)
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
     if left:
@@ -65,6 +67,38 @@ def train_command(
         "accuracy_start": manifest["accuracy_start"],
         "accuracy_final": manifest["accuracy_final"],
     }
+
+
+def described(stage: Stage) -> str:
+    """What a stage will do, as a line for a person."""
+    time = f"about {stage.seconds:.0f} s"
+    if stage.work is not None:
+        time = f"{stage.tokens:.3g} tokens, about {stage.work.gpu_hours:.3g} GPU-hours"
+    line = (
+        f"{stage.name}: up to {stage.steps} steps, {stage.checkpoint_bytes / 1e6:.0f} MB, "
+        f"{time}, {stage.peak_bytes / 1e6:.0f} MB of memory in a step"
+    )
+    return "\n  ".join([line, *(f"not here yet: {file}" for file in stage.absent)])
+
+
+def as_dict(stage: Stage) -> dict[str, Any]:
+    """A stage for programs."""
+    if stage.work is None:
+        return stage._asdict()
+    hours = {"gpu_hours": stage.work.gpu_hours, "formula": FORMULA}
+    return stage._asdict() | {"work": stage.work._asdict() | hours}
+
+
+def _require_records(recipe: Recipe) -> None:
+    """Refuse data that are missing before anything is trained.
+
+    Raises:
+        RecipeError: If a file cannot be read.
+    """
+    for prerequisite in recipe.prerequisites:
+        _require_records(prerequisite)
+    if absent_files(recipe):
+        open_records(recipe)
 
 
 def time_split(log: Sequence[Mapping[str, Any]]) -> str:

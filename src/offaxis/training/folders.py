@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import NoneType
 
+from offaxis.checkpoints.hub import HubId, fetch
 from offaxis.errors import RecipeError, ResultsError
 from offaxis.files import exclusively
 from offaxis.recipe import ModelSource, Recipe, recipe_hash
@@ -47,7 +48,15 @@ def trained_folder(recipe: Recipe, out: Path) -> RunFolder:
 
 
 def trained_checkpoint(source: ModelSource, out: Path) -> Path | None:
-    """The last checkpoint of a source's run, or None where the source is no recipe."""
+    """The last checkpoint of a source's run, the folder of a model of the hub, else None.
+
+    Raises:
+        CheckpointError: If the hub cannot be reached, or does not have it.
+    """
+    if source.hub is not None:
+        named = HubId.read(source.hub)
+        assert named is not None  # the recipe was refused otherwise
+        return fetch(named, with_tokenizer=True)
     if source.recipe is None:
         return None
     folder = trained_folder(source.recipe, out)

@@ -37,6 +37,8 @@ def _origin(source: ModelSource | UpdateSource) -> dict[str, Any]:
         recipe = source.recipe
         origin = {"name": recipe.name or recipe.arm, "recipe_hash": recipe_hash(recipe)}
         return origin | source.model_dump(include={"step", "fraction"}, exclude_none=True)
+    if isinstance(source, ModelSource) and source.hub is not None:
+        return {"name": source.hub, "hub": source.hub}
     if source.path is not None:
         return {"name": Path(source.path).name, "path": source.path}
     return {"name": "from scratch"}

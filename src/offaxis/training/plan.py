@@ -7,6 +7,7 @@ from typing import NamedTuple
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import ModelConfig, ModelSource, Recipe
+from offaxis.training.cost import Work
 from offaxis.training.folders import is_finished, model_folder, run_folder, trained_folder
 from offaxis.training.memory import Batch, peak_bytes
 from offaxis.training.schedule import evaluated_steps, planned_steps
@@ -29,9 +30,11 @@ class Stage(NamedTuple):
         steps: Optimizer steps at most.
         tokens: Tokens read in training, at most.
         checkpoint_bytes: What its checkpoints take on disk.
-        seconds: Estimated time on one core.
+        seconds: Estimated time on one core; on one accelerator where the recipe takes one.
         is_finished: Whether it is there already and will be reused.
         peak_bytes: Memory that a step will hold, estimated.
+        work: Its floating-point operations; None where the recipe keeps it on a core.
+        absent: The data files that are not here yet; where there are some, bounds are taken.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Stage(NamedTuple):
     seconds: float
     is_finished: bool
     peak_bytes: int
+    work: Work | None = None
+    absent: tuple[str, ...] = ()
 
 
 def plan(recipe: Recipe, out: Path, *, is_run: bool = True) -> list[Stage]:
@@ -87,17 +92,19 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         num_checks = recipe.steps.max // recipe.steps.check_every
         checked = num_checks * recipe.steps.check_problems // 2 * width
     seconds = _START_SECONDS + 6 * parameters * (judged + checked) / _FLOPS
+    work = None if recipe.precision.device == "cpu" else _work(recipe, tokens, judged + checked)
     step_seconds = _STEP_SECONDS + 6 * parameters * tokens / _FLOPS
     if objective.rollouts:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
-    if recipe.teacher is not None:
-        step_seconds += 2 * _parameters_of(recipe.teacher, vocabulary) * tokens / _FLOPS
+    is_served = recipe.teacher is not None and recipe.teacher.url is not None
+    taught = 0 if is_served else _parameters_of(recipe.teacher, vocabulary)
+    step_seconds += 2 * taught * tokens / _FLOPS
     peak = peak_bytes(
         recipe,
         objective,
         Batch(-(-tokens // longest), longest),
         parameters=parameters,
-        teacher_parameters=_parameters_of(recipe.teacher, vocabulary),
+        teacher_parameters=taught,
         vocabulary=vocabulary,
         config=_config_of(recipe.start),
     )
@@ -106,10 +113,27 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         recipe.steps.max,
         tokens * recipe.steps.max,
         4 * parameters * len(planned),
-        seconds + step_seconds * recipe.steps.max,
+        seconds + step_seconds * recipe.steps.max if work is None else work.seconds,
         is_done,
         peak,
+        work,
+        absent_files(recipe),
     )
+
+
+def _work(recipe: Recipe, tokens: int, judged: int) -> Work:
+    """The operations of a run whose steps read so many tokens, and that is judged on so many."""
+    objective = find("offaxis.objectives", Objective, recipe.objective.kind)
+    active, taught = _active_of(recipe.start), _active_of(recipe.teacher)
+    read = tokens * recipe.steps.max
+    rollouts, positions = recipe.rollouts, 0
+    sampled = 2 * active * judged
+    if objective.rollouts:
+        sampled += 2 * (taught if rollouts.source == "teacher" else active) * read
+        is_here = rollouts.engine == "generate" and rollouts.source != "teacher"
+        positions = rollouts.max_tokens * recipe.steps.max // rollouts.reuse if is_here else 0
+    passes = 8 if recipe.precision.gradient_checkpointing else 6
+    return Work(passes * active * read, 2 * taught * read, sampled, recipe.steps.max, positions)
 
 
 def _lengths(recipe: Recipe) -> tuple[int, int, int, int]:
@@ -120,7 +144,8 @@ def _lengths(recipe: Recipe) -> tuple[int, int, int, int]:
     """
     task, mixture = generated_task(recipe), recipe.data.mixture
     if task is None:
-        open_records(recipe)  # what is wrong with them shall be said before anything is trained
+        if not absent_files(recipe):
+            open_records(recipe)  # what is wrong with them shall be said before training
         longest = recipe.data.max_tokens
         learned = longest * sum(mixture.values())
         return longest + recipe.rollouts.max_tokens, learned, longest, _vocabulary_of(recipe.start)
@@ -132,12 +157,20 @@ def _lengths(recipe: Recipe) -> tuple[int, int, int, int]:
     return width, learned, longest, len(task.alphabet)
 
 
+def absent_files(recipe: Recipe) -> tuple[str, ...]:
+    """The data files of a recipe that are not here."""
+    data = recipe.data
+    return tuple(f for f in (*data.files, *data.evaluation_files) if not Path(f).exists())
+
+
 def _vocabulary_of(source: ModelSource) -> int:
     """Entries of a row of a foreign model's logits, 0 where its configuration does not say."""
     if source.recipe is not None:
         return _vocabulary_of(source.recipe.start)
+    if source.path is None:
+        return 0
     try:
-        config = json.loads((Path(source.path or "") / "config.json").read_text("utf-8"))
+        config = json.loads((Path(source.path) / "config.json").read_text("utf-8"))
         return int(config.get("text_config", config).get("vocab_size", 0))
     except (OSError, ValueError, AttributeError):  # training will say what is wrong with it
         return 0
@@ -171,8 +204,20 @@ def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
         return num_parameters(source.config, vocabulary)
     if source.recipe is not None:
         return _parameters_of(source.recipe.start, vocabulary)
-    if source.path is None:  # behind a server
-        return 0
+    if source.path is None:  # on the hub, or behind a server
+        return source.parameters or 0
     # A foreign folder: what its files hold, as if in float32.
     files = Path(source.path).glob("*.safetensors")
-    return sum(file.stat().st_size for file in files) // 4
+    return sum(file.stat().st_size for file in files) // 4 or source.parameters or 0
+
+
+def _active_of(source: ModelSource | None) -> int:
+    """Parameters that a token meets on its way through a source's model."""
+    while source is not None and source.recipe is not None:
+        source = source.recipe.start
+    if source is None:
+        return 0
+    if source.config is not None:
+        met = {"num_experts": source.config.num_experts_per_tok}
+        return num_parameters(source.config.model_copy(update=met), 0)
+    return source.active_parameters or _parameters_of(source, 0)
