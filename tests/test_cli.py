@@ -46,6 +46,7 @@ VERBS = {
         "--dry-run",
         "--json",
     },
+    "compare": {"--paths", "--anchor", "--allow-pickle", "--allow-quantised", "--json"},
     "export": {"--run", "--out", "--checkpoint", "--json"},
     "report": {"--results", "--out", "--json"},
     "list": {"--json"},

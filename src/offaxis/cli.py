@@ -252,6 +252,30 @@ def measure(
 
 
 @app.command
+def compare(
+    paths: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Run folders of one anchor.", negative="", required=True),
+    ],
+    *,
+    anchor: Annotated[
+        Path | None, Parameter(help="The checkpoint that updates are measured from.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
+    allow_quantised: AllowQuantised = False,
+    as_json: Json = False,
+) -> None:
+    """Compare where runs from one anchor change their weights, with chance and gate beside it."""
+    from offaxis.checkpoints.access import Access
+    from offaxis.measurement.compare import compare_command
+    from offaxis.measurement.compared import as_table
+
+    access = Access(pickle=allow_pickle, quantised=allow_quantised)
+    found = compare_command(paths, anchor=anchor, access=access)
+    _say(found, True) if as_json else print(as_table(found))
+
+
+@app.command
 def report(
     results: Annotated[Path, Parameter(help="A results folder.")],
     *,

@@ -191,7 +191,8 @@ def staying(
         area = _cdf_integral((outer - low) / rms) - _cdf_integral((outer - high) / rms)
         area -= _cdf_integral((inner - low) / rms) - _cdf_integral((inner - high) / rms)
         stay = area * rms / (high - low)
-    return stay.clamp(0, 1)
+    chance: Tensor = stay.clamp(0, 1)
+    return chance
 
 
 def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
