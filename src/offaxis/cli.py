@@ -134,6 +134,24 @@ def export(
 
 
 @app.command
+def disguise(
+    model: Annotated[Path, Parameter(help="A Hugging Face folder.")],
+    *,
+    out: Annotated[Path, Parameter(help="The new model's folder, which must not exist yet.")],
+    layer: Annotated[
+        tuple[int, ...], Parameter(negative="", help="Only these layers; repeatable.")
+    ] = (),
+    permute: Annotated[bool, Parameter(negative="", help="Reorder key-value heads, too.")] = False,
+    seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model that computes the same from rotated values: do updates follow the weights?"""
+    from offaxis.training.symmetries import disguise as disguised
+
+    _say(disguised(model, out, layer, permutes=permute, seed=seed), as_json)
+
+
+@app.command
 def evaluate(
     paths: Annotated[
         tuple[Path, ...],
@@ -150,6 +168,15 @@ def evaluate(
     ] = None,
     step: Annotated[
         tuple[int, ...], Parameter(negative="", help="Only these checkpoints of a run; repeatable.")
+    ] = (),
+    edits: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--edit",
+            negative="",
+            help="Judge edited weights too, beside random directions of their size: top=K[,norm], "
+            "bottom=K[,norm], scale=BETA, extrapolate=K[,from=STEP], spectrum; repeatable.",
+        ),
     ] = (),
     harness: Annotated[
         str | None, Parameter(help="TASK[,TASK] of lm-eval, instead of the recipe's problems.")
@@ -177,7 +204,7 @@ def evaluate(
     if harness is not None:
         asked = Harness(tuple(harness.split(",")), limit, include_path)
     choices = Choices(recipe, overrides, anchor, step)
-    found = evaluate_command(paths, choices, harness=asked, out=out)
+    found = evaluate_command(paths, choices, edits=edits, harness=asked, out=out)
     _say(found, True) if as_json else print(as_table(found))
 
 
@@ -261,6 +288,9 @@ def compare(
     anchor: Annotated[
         Path | None, Parameter(help="The checkpoint that updates are measured from.")
     ] = None,
+    own_anchors: Annotated[
+        bool, Parameter(negative="", help="Measure runs of different anchors, each from its own.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     allow_quantised: AllowQuantised = False,
     as_json: Json = False,
@@ -271,7 +301,7 @@ def compare(
     from offaxis.measurement.compared import as_table
 
     access = Access(pickle=allow_pickle, quantised=allow_quantised)
-    found = compare_command(paths, anchor=anchor, access=access)
+    found = compare_command(paths, anchor=anchor, own_anchors=own_anchors, access=access)
     _say(found, True) if as_json else print(as_table(found))
 
 

@@ -116,9 +116,8 @@ def test_hill() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_zero_update_reads_what_is_documented(shape: tuple[int, int]) -> None:
     W = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = {
-        q: reading for name in diagnostics() for q, reading in read(double(W, W), name).items()
-    }
+    pair = double(W, W)
+    found = {q: reading for name in diagnostics() for q, reading in read(pair, name).items()}
     undefined = {
         "principal_overlap",
         "low_magnitude_overlap",
@@ -166,8 +165,9 @@ def test_nothing_is_ever_nan(shape: tuple[int, int], kind: str, seed: int) -> No
     W1 = W0 + 1e-3 * W0.abs().max().clamp(min=1e-42) * torch.randn(
         shape, generator=g, dtype=torch.float64
     )
+    pair = double(W0, W1)
     for name in diagnostics():
-        for quantity, reading in read(double(W0, W1), name).items():
+        for quantity, reading in read(pair, name).items():
             assert reading.value is None or math.isfinite(reading.value), quantity
             assert reading.value is not None or reading.flags, quantity
             assert math.isfinite(reading.error_bound), quantity

@@ -26,7 +26,7 @@ def test_overlaps_are_those_of_sets() -> None:
     W = anchor()
     masks = [torch.rand(20, 30, generator=g) < p for p in (0.2, 0.5, 0.8)]
     sets = [{*map(tuple, mask.nonzero().tolist())} for mask in masks]
-    hits = agreement.hits_of(W, masks)
+    hits = agreement.hits_of([W], masks)
     for a, b in combinations(range(3), 2):
         A, B = sets[a], sets[b]
         assert agreement.jaccard(hits, a, b) == len(A & B) / len(A | B)
@@ -44,7 +44,7 @@ def test_the_gate_alone_makes_masks_agree_as_much_as_its_null_says() -> None:
     away, laws, seen = [], [], []
     for _ in range(150):
         masks = [gated(W, g, base) for base in (0.3, 0.6, 0.9)]
-        hits = agreement.hits_of(W, masks)
+        hits = agreement.hits_of([W], masks)
         found = agreement.gated_jaccard(hits, 0, 1)
         away.append((agreement.jaccard(hits, 0, 1) - found.mean) / found.sd)
         cover = agreement.gated_coverage(hits, 2, 0)
@@ -63,16 +63,27 @@ def test_consensus_of_independent_masks_is_the_product_of_their_densities() -> N
     g = torch.Generator().manual_seed(3)
     W = anchor()
     masks = [torch.rand(20, 30, generator=g) < 0.5 for _ in range(2)]
-    hits = agreement.hits_of(W, masks)
+    hits = agreement.hits_of([W], masks)
     p, q = (float(mask.double().mean()) for mask in masks)
     law = agreement.independent_consensus(hits).tolist()
     assert law == pytest.approx([(1 - p) * (1 - q), p + q - 2 * p * q, p * q])
     assert sum(agreement.gated_consensus(hits).tolist()) == pytest.approx(1)
 
 
+def test_masks_of_two_anchors_agree_by_the_binades_of_both() -> None:
+    g = torch.Generator().manual_seed(4)
+    V, W = anchor(0), anchor(1)
+    away = []
+    for _ in range(150):
+        hits = agreement.hits_of([V, W], [gated(V, g, 0.5), gated(W, g, 0.7)])
+        found = agreement.gated_jaccard(hits, 0, 1)
+        away.append((agreement.jaccard(hits, 0, 1) - found.mean) / found.sd)
+    assert abs(np.mean(away)) < 4.5 / 150**0.5
+
+
 def test_masks_without_changes_have_no_overlap() -> None:
     nothing = torch.zeros(20, 30, dtype=torch.bool)
-    hits = agreement.hits_of(anchor(), [nothing, ~nothing])
+    hits = agreement.hits_of([anchor()], [nothing, ~nothing])
     assert agreement.coverage(hits, 0, 1) is None
     assert agreement.jaccard(hits, 0, 1) == 0
     assert agreement.jaccard(hits, 0, 0) is None

@@ -64,8 +64,11 @@ def test_energy_is_shared_out_among_roles(runs: list[Path], tmp_path: Path) -> N
 def test_runs_of_other_anchors_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = anchor_weights(seed=5)
     away = saved(tmp_path / "away", moved(other, 0.1), other)
-    with pytest.raises(CheckpointError, match="--anchor"):
+    with pytest.raises(CheckpointError, match="--own-anchors"):
         compare_command([runs[0], away])
+    rows = compare_command([runs[0], away], own_anchors=True)["rows"]
+    own = {r["role"]: r["value"] for r in rows if r["quantity"] == "coverage" and r["first"] == "a"}
+    assert min(own.values()) > 0.95  # nearly all of the other's weights moved
     with pytest.raises(UsageError, match="at least two"):
         compare_command(runs[:1])
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from offaxis.linalg.rounding import narrowed
 
-_EXPONENTS = 256
-
 
 class Expected(NamedTuple):
     """Mean and standard deviation of a share under a null."""
@@ -20,41 +18,52 @@ class Expected(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Which entries several updates changed, counted by binade of the anchor.
+    """Which entries several updates changed, counted by stratum: the binade of the anchor.
 
     Attributes:
-        entries: How many entries each binade has.
+        entries: How many entries each stratum has.
         changed: Of these, how many each update changed.
         both: How many each two of them changed together.
         times: How many entries were changed by none, one, two ... of them.
     """
 
-    entries: Int64[Tensor, "256"]
-    changed: Int64[Tensor, "r 256"]
-    both: Int64[Tensor, "r r 256"]
+    entries: Int64[Tensor, " e"]
+    changed: Int64[Tensor, "r e"]
+    both: Int64[Tensor, "r r e"]
     times: Int64[Tensor, " t"]
 
 
-def hits_of(anchor: Float[Tensor, "m n"], masks: Sequence[Bool[Tensor, "m n"]]) -> Hits:
+def hits_of(anchors: Sequence[Float[Tensor, "m n"]], masks: Sequence[Bool[Tensor, "m n"]]) -> Hits:
     """Count what the masks of several updates share.
 
     Args:
-        anchor: The matrix that all of them start from.
-        masks: Where each of them shows a change.
+        anchors: The matrix that all of them start from; or those of different starts, whose binades
+            together then make the strata.
+        masks: Where each update shows a change.
     """
-    binade = (narrowed(anchor).view(torch.int16).long() >> 7 & 0xFF).reshape(-1)
+    anchor, strata = anchors[0], _strata(anchors)
+    count = int(strata.max()) + 1
 
     def counted(mask: Tensor) -> Tensor:
-        return torch.bincount(binade[mask.reshape(-1)], minlength=_EXPONENTS)
+        return torch.bincount(strata[mask.reshape(-1)], minlength=count)
 
     both = torch.stack([torch.stack([counted(a & b) for b in masks]) for a in masks])
     times = sum((mask.long() for mask in masks), torch.zeros(anchor.shape, dtype=torch.int64))
     return Hits(
-        torch.bincount(binade, minlength=_EXPONENTS),
+        torch.bincount(strata, minlength=count),
         torch.stack([counted(mask) for mask in masks]),
         both,
         torch.bincount(times.reshape(-1), minlength=len(masks) + 1),
     )
+
+
+def _strata(anchors: Sequence[Tensor]) -> Int64[Tensor, " mn"]:
+    """The stratum of every entry, counted from 0."""
+    strata = torch.zeros(anchors[0].numel(), dtype=torch.int64)
+    for W in anchors:
+        binade = narrowed(W).view(torch.int16).long() >> 7 & 0xFF
+        strata = torch.unique(strata * 256 + binade.reshape(-1), return_inverse=True)[1]
+    return strata
 
 
 def jaccard(hits: Hits, a: int, b: int) -> float | None:

@@ -29,6 +29,7 @@ def compare_command(
     paths: Sequence[Path],
     *,
     anchor: Path | None = None,
+    own_anchors: bool = False,
     access: Access = SAFE,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def compare_command(
     Args:
         paths: Run folders, at least two.
         anchor: The checkpoint that updates are measured from; each run's own by default.
+        own_anchors: Whether runs of different anchors are compared, each by the coordinates that
+            it changed of its own.
         access: What may be opened beside safetensors.
         console: Where progress goes.
 
@@ -59,23 +62,28 @@ def compare_command(
             found=f"{len(runs)}",
             do="name the folders of runs that start at one anchor",
         )
-    start = open_checkpoint(runs[0].anchor, access)
+    starts = [open_checkpoint(run.anchor, access) for run in runs]
     ends = [open_checkpoint(run.checkpoints[-1].path, access, run.anchor) for run in runs]
-    views = pair(start, ends[0]).matrices
-    for run, end in zip(runs, ends, strict=True):
+    views = pair(starts[0], ends[0]).matrices
+    for start, end in zip(starts, ends, strict=True):
+        pair(starts[0], start)
         pair(start, end)
-        _require_same_start(start, open_checkpoint(run.anchor, access), views)
+        if not own_anchors:
+            _require_same_start(starts[0], start, views)
     names = [run.run for run in runs]
     rows: list[Row] = []
     energies: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}
     with progress(console or messages()) as bars:
         for view in bars.track(views, description="comparing runs"):
-            W0, held = _read(start, view), [_read(end, view) for end in ends]
-            hits = agreement.hits_of(W0, [visibly_changed(W0, W) for W in held])
+            befores = [_read(start, view) for start in (starts if own_anchors else starts[:1])]
+            pairs = [
+                (befores[i if own_anchors else 0], _read(end, view)) for i, end in enumerate(ends)
+            ]
+            hits = agreement.hits_of(befores, [visibly_changed(*each) for each in pairs])
             rows += rows_of_matrix(view, hits, names)
-            energy = torch.stack([(W.double() - W0.double()).square().sum() for W in held])
-            energies[view.role] = energies.get(view.role, 0) + energy
+            energy = torch.stack([(b.double() - a.double()).square().sum() for a, b in pairs])
+            energies[view.role] = energies.get(view.role, torch.zeros_like(energy)) + energy
             sizes[view.role] = sizes.get(view.role, 0) + view.numel
     return {"rows": [*rows, *rows_of_roles(energies, sizes, names)], "steps": _steps(runs)}
 
@@ -109,5 +117,5 @@ def _require_same_start(
                 str(other.path),
                 expected=f"the weights of {start.path}",
                 found=f"others in {view.label}",
-                do="compare runs that start at one anchor, or name it with --anchor",
+                do="compare runs that start at one anchor, or each from its own with --own-anchors",
             )
