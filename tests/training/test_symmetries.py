@@ -14,8 +14,8 @@ from offaxis.training.symmetries import disguise_layer
 
 SHAPE = {
     "vocab_size": 24,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 48,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,

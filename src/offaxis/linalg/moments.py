@@ -7,7 +7,6 @@ $E[GG^\top]$ on the outputs, both uncentred, and neither needs a G.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,25 +46,27 @@ class Moment(NamedTuple):
     Attributes:
         right: The sum of G'G.
         left: The sum of GG'.
-        count: How many samples there were.
+        samples: How many samples there were.
     """
 
     right: Float64[Tensor, "n n"]
     left: Float64[Tensor, "m m"]
-    count: int
+    samples: int
 
     def plus(self, other: "Moment") -> "Moment":
         """The moment of both sets of samples."""
-        return Moment(self.right + other.right, self.left + other.left, self.count + other.count)
+        return Moment(
+            self.right + other.right, self.left + other.left, self.samples + other.samples
+        )
 
     @property
     def energy(self) -> float:
         """The mean squared Frobenius norm of a gradient."""
-        return float(self.right.trace()) / self.count
+        return float(self.right.trace()) / self.samples
 
     def side(self, name: str) -> Float64[Tensor, "d d"]:
         """The mean on one side, `right` or `left`."""
-        return (self.right if name == "right" else self.left) / self.count
+        return (self.right if name == "right" else self.left) / self.samples
 
 
 class Fit(NamedTuple):
@@ -117,7 +118,7 @@ def mixed_moment(a: Moment, b: Moment, cross: Moment | None, alpha: float) -> Mo
         weight = alpha * (1 - alpha)
         right = right + weight * (cross.right + cross.right.T)
         left = left + weight * (cross.left + cross.left.T)
-    return Moment(right, left, a.count)
+    return Moment(right, left, a.samples)
 
 
 def energy_share(moment: Float64[Tensor, "d d"], basis: Float64[Tensor, "d k"]) -> float | None:
@@ -144,16 +145,3 @@ def fitted(A: Float64[Tensor, "d d"], B: Float64[Tensor, "d d"]) -> Fit | None:
     if factor == 0:
         return None
     return Fit(factor, float((A - factor * B).norm()) / (abs(factor) * math.sqrt(size)))
-
-
-def leading(moment: Float64[Tensor, "d d"], k: int) -> Float64[Tensor, "d k"]:
-    """Return the k leading eigenvectors of a second moment, as columns."""
-    return torch.linalg.eigh(moment).eigenvectors[:, -k:].flip(1)
-
-
-def total(moments: Sequence[Moment]) -> Moment:
-    """Return the moment of all sets of samples together."""
-    found = moments[0]
-    for moment in moments[1:]:
-        found = found.plus(moment)
-    return found
