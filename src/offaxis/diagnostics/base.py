@@ -242,7 +242,7 @@ class WeightUpdate:
     lines: Mapping[float, tuple[Lines, Lines]] = field(default_factory=dict)
     sides: Sides | None = None
     within: Mapping[float, Within] = field(default_factory=dict)
-    largest: Mapping[float, float] = field(default_factory=dict)
+    largest: Mapping[float, Estimate] = field(default_factory=dict)
 
     @property
     def is_zero(self) -> bool:

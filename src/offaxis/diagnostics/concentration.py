@@ -42,8 +42,6 @@ def concentration(update: WeightUpdate) -> Mapping[str, Reading]:
     """
     if update.is_zero:
         return dict.fromkeys(concentration.units, UNDEFINED_AT_ZERO)
-    rounding = 2 * update.norm_error
     return {
-        quantity: Reading(update.largest[fraction], rounding)
-        for quantity, fraction in FRACTIONS.items()
+        quantity: Reading(*update.largest[fraction]) for quantity, fraction in FRACTIONS.items()
     }

@@ -61,7 +61,7 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     )
     if counts:
         update = through_the_gate(anchor, update, current)
-    update = with_relatives(anchor, update, current, moved.D)
+    update = with_relatives(anchor, update, current, moved)
     del current
     kept = {"norm": torch.tensor(moved.norm, dtype=torch.float64), **kept_of(update)}
     if not request.is_matrix:

@@ -5,17 +5,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import WeightUpdate
+from offaxis.diagnostics.base import Estimate, WeightUpdate
 from offaxis.diagnostics.concentration import FRACTIONS
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.linalg.concentration import energy_of_largest
+from offaxis.linalg.differences import RELATIVE_ERROR, Difference
 from offaxis.linalg.onesided import sides_of
 from offaxis.linalg.stripes import lines_of
 from offaxis.linalg.tolerances import within
 
 
 def with_relatives(
-    anchor: PreparedAnchor, update: WeightUpdate, current: Tensor, delta: Tensor
+    anchor: PreparedAnchor, update: WeightUpdate, current: Tensor, moved: Difference
 ) -> WeightUpdate:
     """The update with what one more pass over its entries, or a projection, tells."""
     request = anchor.request
@@ -29,10 +30,14 @@ def with_relatives(
     if update.is_zero:
         return update
     if "largest" in needs:
-        shares = {fraction: energy_of_largest(delta, fraction) for fraction in FRACTIONS.values()}
+        lost = 4 * (moved.rounding / moved.norm + RELATIVE_ERROR)
+        shares = {
+            fraction: Estimate(energy_of_largest(moved.D, fraction), lost)
+            for fraction in FRACTIONS.values()
+        }
         update = replace(update, largest=shares)
     if "sides" in needs and anchor.basis is not None and not anchor.facts.is_zero:
-        update = replace(update, sides=sides_of(anchor.basis, delta, update.norm))
+        update = replace(update, sides=sides_of(anchor.basis, moved.D, update.norm))
     return update
 
 

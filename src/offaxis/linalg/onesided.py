@@ -49,7 +49,7 @@ def sides_of(basis: Basis, D: Float[Tensor, "m n"], norm: float) -> Sides:
     """
     m, n = D.shape
     unit = norm / (m * n) ** 0.5
-    E = (D / unit).float()
+    E = (D.double() / unit).float()
     U, V = basis.U, basis.V
     left, right = product(U.T, E), product(E, V)
     joint = product(left, V)
