@@ -89,6 +89,7 @@ FLAG_WORDS = {
     "all_above_edge": "every value looked at is above the noise edge: there may be more",
     "below_resolution": "the angle is smaller than what is resolved",
     "block_not_drawn": "the energy in blocks was taken up to a smaller k",
+    "beyond_top": "more singular values than were computed",
     "boundary": "the largest angle may be a swap at the boundary of the subspace",
     "checkpoint_missing": "the checkpoint before is no longer there: the increment spans several",
     "final_checkpoint": "compared with itself",
