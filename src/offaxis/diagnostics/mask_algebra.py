@@ -127,4 +127,4 @@ def mask_algebra(
 
 
 def _is_matrix(update: WeightUpdate) -> bool:
-    return "principal_overlap" in update.anchor.masks
+    return update.anchor.masks.get("principal_overlap") is not None

@@ -79,6 +79,7 @@ NULL_WORDS = {
     "open_gates": "the law of the update seen where every change is visible",
     "everything_visible": "a file that shows the whole update",
     "isotropic": "an update without preferred directions",
+    "gaussian": "independent Gaussian entries of one size",
     "marchenko_pastur": "independent entries of one size",
 }
 
@@ -105,6 +106,7 @@ FLAG_WORDS = {
     "not_needed": "the exact tier does not need it",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
+    "no_contrast": "a single line, or every entry changed",
     "no_visible_change": "no entry changed in bf16",
     "rank_deficient": "the anchor has fewer than k directions",
     "off_grid": "the anchor is not made of bf16 values",
@@ -148,6 +150,17 @@ DEFINITION_WORDS = {
     "tail": "Hill exponent of the k largest singular values of the delta; smaller is heavier.",
     "similarity": "Share that the leading K directions of the update so far have in common with "
     "those at the end (to_final) or with those of the next increment (increment), in [0, 1].",
+    "mask_algebra": "Of the entries that changed in bf16, the share in combinations of the two "
+    "masks; coverage: of a mask, the share that changed.",
+    "line_ratios": "Variance of the share of rows, or of columns, that changed over that of "
+    "changes placed at random.",
+    "tolerance": "Share of entries that moved by at most a fixed amount, in bf16 or as stored.",
+    "concentration": "Share of the delta's energy in its largest 0.1, 1 and 5 % of entries.",
+    "projection_energy": "Share of the delta's energy along the anchor's leading directions, on "
+    "the output side (left), the input side (right) or both (joint).",
+    "spectrum_shares": "Share of the delta's energy, or norm, in its leading singular values.",
+    "spectral_residual": "Movement of all singular values over the delta's norm; kappa is its "
+    "square times the larger dimension.",
 }
 
 
