@@ -30,8 +30,8 @@ def energy_of_largest(D: Float[Tensor, "m n"], fraction: float) -> float:
         fraction: In (0, 1].
 
     Example:
-        >>> energy_of_largest(torch.tensor([[3.0, 1.0], [1.0, 1.0]]), 0.25)
-        0.75
+        >>> energy_of_largest(torch.tensor([[2.0, 1.0], [1.0, 0.0]]), 0.5)
+        0.8333333333333334
     """
     unit, flat = largest(D.abs()), D.reshape(-1)
     wanted = fraction * flat.numel()
