@@ -38,6 +38,7 @@ def judge(
     inside = float((U[:, :k].T @ D @ Vh[:k].T).square().sum() / D.square().sum())
     slack = rounding * float(s[0]) / max(_gap(s, k), 1e-300)
     found["principal_energy.principal_energy"] = Judged(inside, min(4 * slack, 1.0))
+    found |= _relatives(D, (U, s, Vh), st, rounding)
     for side, old, new in (("left", U, Ut), ("right", Vh.T, Vth.T)):
         found |= _of_side(side, (old, s), (new, st), k, rounding)
     return found
@@ -65,6 +66,41 @@ def _of_update(
         error = 4 * rounding * float(s[0] / s[k - 1])
         if mean > 4 * error:
             found["tail.hill"] = Judged(1 / mean, 2 * error / mean**2)
+    return found
+
+
+def _relatives(
+    D: torch.Tensor,
+    svd: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    st: torch.Tensor,
+    rounding: float,
+) -> dict[str, Judged]:
+    """What related work reads of a pair."""
+    (U, s, Vh), energy, p = svd, D.square().sum(), len(st)
+    e = torch.linalg.svdvals(D).square() / energy
+    ranks = {f"top{k}_energy": k for k in (1, 2, 4, 8, 32, 64)}
+    ranks |= {f"top{share}pct_energy": math.ceil(share * p / 100) for share in (1, 5, 10)}
+    found = {
+        f"spectrum_shares.{name}": Judged(float(e[:k].sum()), 4 * rounding)
+        for name, k in ranks.items()
+    }
+    squares = D.square().flatten().sort(descending=True).values
+    for name, share in (("01", 1e-3), ("1", 1e-2), ("5", 5e-2)):
+        wanted = share * D.numel()
+        inside = float(squares[: int(wanted)].sum())
+        inside += (wanted - int(wanted)) * float(squares[int(wanted)])
+        value = inside / float(energy)
+        found[f"concentration.top{name}pct_coordinates"] = Judged(value, 4 * rounding)
+    size = float(energy.sqrt())
+    moved = Judged(float((st - s).norm()) / size, rounding * float(s[0] + st[0]) / size)
+    found["spectral_residual.spectral_residual"] = moved
+    for label, share in (("1pct", 0.01), ("5pct", 0.05), ("10pct", 0.1), ("20pct", 0.2)):
+        k = max(1, round(share * p))
+        slack = min(4 * rounding * float(s[0]) / max(_gap(s, k), 1e-300), 1.0)
+        L, R = U[:, :k].T @ D, D @ Vh[:k].T
+        for kind, part in (("left", L), ("right", R), ("joint", L @ Vh[:k].T)):
+            value = float(part.square().sum() / energy)
+            found[f"projection_energy.{kind}_{label}"] = Judged(value, slack)
     return found
 
 

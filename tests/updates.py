@@ -48,7 +48,7 @@ def case(
 
 def read(found: Case, name: str) -> dict[str, Reading]:
     item = diagnostics()[name]
-    settings = item.resolve(found.update.anchor.p, found.overrides.get(name, {}))
+    settings = item.resolve(found.update.anchor.p, found.overrides)
     return dict(item.function(found.update, **settings))
 
 

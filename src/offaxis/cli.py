@@ -160,6 +160,24 @@ def export(
 
 
 @app.command
+def disguise(
+    model: Annotated[Path, Parameter(help="A Hugging Face folder.")],
+    *,
+    out: Annotated[Path, Parameter(help="The new model's folder, which must not exist yet.")],
+    layer: Annotated[
+        tuple[int, ...], Parameter(negative="", help="Only these layers; repeatable.")
+    ] = (),
+    permute: Annotated[bool, Parameter(negative="", help="Reorder key-value heads, too.")] = False,
+    seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model that computes the same from rotated values: do updates follow the weights?"""
+    from offaxis.training.symmetries import disguise as disguised
+
+    _say(disguised(model, out, layer, permutes=permute, seed=seed), as_json)
+
+
+@app.command
 def evaluate(
     paths: Annotated[
         tuple[Path, ...],
@@ -176,6 +194,15 @@ def evaluate(
     ] = None,
     step: Annotated[
         tuple[int, ...], Parameter(negative="", help="Only these checkpoints of a run; repeatable.")
+    ] = (),
+    edits: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--edit",
+            negative="",
+            help="Judge edited weights too, beside random directions of their size: top=K[,norm], "
+            "bottom=K[,norm], scale=BETA, extrapolate=K[,from=STEP], spectrum; repeatable.",
+        ),
     ] = (),
     harness: Annotated[
         str | None, Parameter(help="TASK[,TASK] of lm-eval, instead of the recipe's problems.")
@@ -203,7 +230,7 @@ def evaluate(
     if harness is not None:
         asked = Harness(tuple(harness.split(",")), limit, include_path)
     choices = Choices(recipe, overrides, anchor, step)
-    found = evaluate_command(paths, choices, harness=asked, out=out)
+    found = evaluate_command(paths, choices, edits=edits, harness=asked, out=out)
     _say(found, True) if as_json else print(printable(as_table(found), keep="\n"))
 
 
@@ -310,6 +337,33 @@ def inspect(
     named = ((key, value, isinstance(value, str)) for key, value in told.items())
     found = {k: v.replace(str(folder), str(path)) if is_text else v for k, v, is_text in named}
     _say(found if as_json else as_lines(found), as_json)
+
+
+@app.command
+def compare(
+    paths: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Run folders of one anchor.", negative="", required=True),
+    ],
+    *,
+    anchor: Annotated[
+        Path | None, Parameter(help="The checkpoint that updates are measured from.")
+    ] = None,
+    own_anchors: Annotated[
+        bool, Parameter(negative="", help="Measure runs of different anchors, each from its own.")
+    ] = False,
+    allow_pickle: AllowPickle = False,
+    allow_quantised: AllowQuantised = False,
+    as_json: Json = False,
+) -> None:
+    """Compare where runs from one anchor change their weights, with chance and gate beside it."""
+    from offaxis.checkpoints.access import Access
+    from offaxis.measurement.compare import compare_command
+    from offaxis.measurement.compared import as_table
+
+    access = Access(pickle=allow_pickle, quantised=allow_quantised)
+    found = compare_command(paths, anchor=anchor, own_anchors=own_anchors, access=access)
+    _say(found, True) if as_json else print(printable(as_table(found), keep="\n"))
 
 
 @app.command

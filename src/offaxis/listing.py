@@ -15,12 +15,17 @@ from offaxis.tasks.base import GeneratedTask
 def listing() -> dict[str, Any]:
     """Every plug-in that was found, with what it measures or does and where it is defined."""
     diagnostics = {
-        item.name: {"quantities": list(item.units), "source": item.source}
+        item.name: {
+            "quantities": list(item.units),
+            "source": item.source,
+            "is_relative": item.is_relative,
+        }
         for item in collect("offaxis.diagnostics", Diagnostic).values()
     }
     diagnostics[similarity.NAME] = {
         "quantities": list(similarity.UNITS),
         "source": similarity.SOURCE,
+        "is_relative": False,
     }
     folder = recipes_folder()
     return {

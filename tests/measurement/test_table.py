@@ -26,7 +26,11 @@ from offaxis.table import (
 MATRICES, VECTORS = 5, 1
 STEPS = [1, 5, 20]
 QUANTITIES = {
-    **{name: set(item.units) for name, item in collect("offaxis.diagnostics", Diagnostic).items()},
+    **{
+        name: set(item.units)
+        for name, item in collect("offaxis.diagnostics", Diagnostic).items()
+        if not item.is_relative
+    },
     "similarity": {"right_to_final", "left_to_final", "right_increment", "left_increment"},
 }
 PRIMARY = {

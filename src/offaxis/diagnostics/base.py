@@ -12,7 +12,10 @@ from torch import Tensor
 from offaxis.linalg.debias import Corrected
 from offaxis.linalg.elementwise import Counts
 from offaxis.linalg.gates import OddsRatio
+from offaxis.linalg.onesided import Sides
 from offaxis.linalg.rounding import Grid
+from offaxis.linalg.stripes import Lines
+from offaxis.linalg.tolerances import Within
 from offaxis.linalg.visibility import Consistency, VisibleFraction
 
 EPS = torch.finfo(torch.float64).eps
@@ -21,9 +24,13 @@ Settings = Mapping[str, Any]
 
 Tier = Literal["exact", "fast"]
 
-Need = Literal["counts", "spectrum", "shift", "rotation", "blocks"]
+Need = Literal[
+    "counts", "spectrum", "shift", "rotation", "blocks", "lines", "sides", "tolerance", "largest"
+]
 """A part of an update's facts: elementwise counts, the spectrum of dW, the movement of the
-anchor's singular values, the turn of its top subspaces, and the energy of dW in its blocks."""
+anchor's singular values, the turn of its top subspaces, and the energy of dW in its blocks. Of the
+relatives alone: changes by row and column, energy along top directions, entries within an absolute
+tolerance, and the energy of the largest entries."""
 
 
 class Reading(NamedTuple):
@@ -212,6 +219,10 @@ class WeightUpdate:
         consistency: Changes seen over changes predicted by weights whose every change shows.
         visible: Norm of the update that bf16 shows, over the norm of the one behind it.
         odds: Of change in the principal mask, rows and columns taken into account, by eta.
+        lines: The changes of rows and of columns, by eta.
+        sides: The energy of dW along the anchor's top directions.
+        within: Entries that moved by no more than an absolute tolerance, by tolerance.
+        largest: The share of dW's energy in a fraction of its entries, by fraction.
     """
 
     anchor: Anchor
@@ -228,6 +239,10 @@ class WeightUpdate:
     shift: Shift | None = None
     rotation: Rotation | None = None
     blocks: Blocks | None = None
+    lines: Mapping[float, tuple[Lines, Lines]] = field(default_factory=dict)
+    sides: Sides | None = None
+    within: Mapping[float, Within] = field(default_factory=dict)
+    largest: Mapping[float, Estimate] = field(default_factory=dict)
 
     @property
     def is_zero(self) -> bool:
@@ -268,6 +283,8 @@ class Diagnostic:
         primary_of: Exceptions to `primary`, by quantity.
         needs: The facts that the function reads.
         of_elements: Whether it can be read of a tensor that is no matrix, which has counts alone.
+        is_relative: Whether it belongs to related work, and is measured only where it is named.
+        settings_of: The diagnostic whose settings it takes, where both read the same facts.
     """
 
     name: str
@@ -282,10 +299,12 @@ class Diagnostic:
     primary_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: frozenset[Need] = frozenset()
     of_elements: bool = False
+    is_relative: bool = False
+    settings_of: str = ""
 
-    def resolve(self, p: int, overrides: Settings) -> Settings:
-        """The settings for one matrix: its defaults, then what the user set."""
-        return {**self.settings(p), **overrides}
+    def resolve(self, p: int, overrides: Mapping[str, Settings]) -> Settings:
+        """The settings for one matrix: its defaults, then what the user set, by diagnostic."""
+        return {**self.settings(p), **overrides.get(self.settings_of or self.name, {})}
 
 
 def diagnostic(
@@ -297,6 +316,8 @@ def diagnostic(
     ensembles: tuple[str, ...],
     needs: tuple[Need, ...],
     of_elements: bool = False,
+    is_relative: bool = False,
+    settings_of: str = "",
     settings: Callable[[int], Settings] = lambda p: {},
     closed_forms: ClosedForms | None = None,
     primary_of: Mapping[str, tuple[str, ...]] | None = None,
@@ -317,6 +338,8 @@ def diagnostic(
             primary_of=primary_of or {},
             needs=frozenset(needs),
             of_elements=of_elements,
+            is_relative=is_relative,
+            settings_of=settings_of,
         )
 
     return declare

@@ -55,7 +55,7 @@ def evaluate(
         draws: How many random updates, and their key.
     """
     p = anchor.facts.p
-    settled = [(item, item.resolve(p, overrides.get(name, {}))) for name, item in chosen.items()]
+    settled = [(item, item.resolve(p, overrides)) for item in chosen.values()]
     update, delta, kept = facts_of(anchor, current, seed_for(draws.key, "start"))
     if update.spectrum is not None and any("spikes" in item.units for item, _ in settled):
         edge = anchor.request.margin * noise_edge(delta, draws)

@@ -12,6 +12,7 @@ from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.gates import through_the_gate
 from offaxis.engine.low_rank import Factors
 from offaxis.engine.parts import Parts
+from offaxis.engine.relatives import kept_of, with_relatives
 from offaxis.linalg.differences import RELATIVE_ERROR, Difference, difference
 from offaxis.linalg.elementwise import count
 from offaxis.linalg.low_rank import Triples, triples
@@ -65,8 +66,9 @@ def facts_of(anchor: PreparedAnchor, stored: Stored, seed: int) -> Facts:
     )
     if counts:
         update = through_the_gate(anchor, update, current)
+    update = with_relatives(anchor, update, current, moved)
     del current
-    kept = {"norm": torch.tensor(moved.norm, dtype=torch.float64)}
+    kept = {"norm": torch.tensor(moved.norm, dtype=torch.float64), **kept_of(update)}
     if not request.is_matrix:
         return Facts(update, moved.D, kept)
     parts = first.beside(_decomposed(anchor, stored, moved, thin, seed))

@@ -7,6 +7,11 @@ from typing import Any
 from offaxis.diagnostics.base import Diagnostic, Need, Settings, Tier
 from offaxis.diagnostics.rank import TOP
 
+OF_ELEMENTS = frozenset[Need]({"counts", "tolerance", "largest"})
+"""The facts that a tensor has that is no matrix."""
+
+_ANY_ETA = 1e-3  # what the size of the update behind a gate is told by, where nobody asked for one
+
 
 @dataclass(frozen=True)
 class Request:
@@ -15,7 +20,8 @@ class Request:
     Attributes:
         tier: By which engine.
         needs: The parts of an update's facts.
-        etas: Tolerances at which changes are counted.
+        etas: Relative tolerances at which changes are counted.
+        tolerances: Absolute ones.
         alpha: Share of the masks; 0 where none is wanted.
         rank: Of the principal mask's reconstruction.
         margin: Of the noise edge over the largest value that random signs show.
@@ -29,6 +35,7 @@ class Request:
     tier: Tier
     needs: frozenset[Need]
     etas: tuple[float, ...] = ()
+    tolerances: tuple[float, ...] = ()
     alpha: float = 0.0
     rank: int = 0
     margin: float = 1.0
@@ -41,7 +48,7 @@ class Request:
     @property
     def is_anchored(self) -> bool:
         """Whether the anchor's singular basis is needed."""
-        return self.rank > 0 or bool(self.needs & {"shift", "rotation", "blocks"})
+        return self.rank > 0 or bool(self.needs & {"shift", "rotation", "blocks", "sides"})
 
     @property
     def is_matrix(self) -> bool:
@@ -69,14 +76,16 @@ def request_for(
     """
     p = min(shape)
     settings: dict[str, Mapping[str, Any]] = {
-        name: item.resolve(p, overrides.get(name, {})) for name, item in chosen.items()
+        name: item.resolve(p, overrides) for name, item in chosen.items()
     }
     needs = {need for item in chosen.values() for need in item.needs}
-    masks = settings.get("masks", {})
+    masks = next((found for found in settings.values() if "alpha" in found), {})
+    etas = {found["eta"] for found in settings.values() if "eta" in found}
     counted = Request(
         tier=tier,
-        needs=frozenset(needs & {"counts"}),
-        etas=tuple(sorted({s["eta"] for s in settings.values() if "eta" in s})),
+        needs=frozenset(needs & OF_ELEMENTS),
+        etas=tuple(sorted(etas or ({_ANY_ETA} if "counts" in needs else set()))),
+        tolerances=tuple(sorted({s["atol"] for s in settings.values() if "atol" in s})),
         alpha=masks.get("alpha", 0.0),
     )
     if vectors == 0:

@@ -168,16 +168,31 @@ def passing(weights: Grid, rms: float, eta: float) -> Float64[Tensor, " v"]:
     a = weights.magnitudes
     if rms == 0:
         return torch.zeros_like(a)
-    inner, outer = _unchanged_interval(a, eta)
+    change: Tensor = 1 - staying(weights, rms, *_unchanged_interval(a, eta))
+    return change
+
+
+def staying(
+    weights: Grid, rms: float, inner: Float64[Tensor, " v"], outer: Float64[Tensor, " v"]
+) -> Float64[Tensor, " v"]:
+    """Return the chance that a weight is inside an interval after a Gaussian update; see `passing`.
+
+    Args:
+        weights: The anchor on the bf16 grid.
+        rms: Root mean square of the update's entries, > 0.
+        inner: The lower end for each magnitude.
+        outer: The upper end.
+    """
+    a = weights.magnitudes
     if weights.on_grid:
         stay = torch.special.ndtr((outer - a) / rms) - torch.special.ndtr((inner - a) / rms)
     else:
-        low, high = _cell(a)
+        low, high = cell_of(a)
         area = _cdf_integral((outer - low) / rms) - _cdf_integral((outer - high) / rms)
         area -= _cdf_integral((inner - low) / rms) - _cdf_integral((inner - high) / rms)
         stay = area * rms / (high - low)
-    change: Tensor = (1 - stay).clamp(0, 1)
-    return change
+    chance: Tensor = stay.clamp(0, 1)
+    return chance
 
 
 def gate(weights: Grid, rms: float, eta: float) -> Float64[Tensor, "m n"]:
@@ -245,7 +260,7 @@ def _unchanged_interval(
     ]
 
 
-def _cell(a: Float64[Tensor, " v"]) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
+def cell_of(a: Float64[Tensor, " v"]) -> tuple[Float64[Tensor, " v"], Float64[Tensor, " v"]]:
     """The interval of values that round to a, for a >= 0 on the bf16 grid."""
     return _cell_of_bits(_bits(a.float(), toward_zero=True))
 

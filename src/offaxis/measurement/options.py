@@ -17,6 +17,9 @@ from offaxis.errors import CatalogError, UsageError
 
 Storage = Literal["stored", "bf16"]
 
+RELATIVES = "relatives"
+"""Stands for all diagnostics of related work."""
+
 
 class Pass(NamedTuple):
     """One reading of the checkpoints: as they were stored, or as bf16 files would show them."""
@@ -31,8 +34,13 @@ def diagnostics() -> dict[str, Diagnostic]:
 
 
 def every_name() -> tuple[str, ...]:
-    """The names of all diagnostics, the one over time included."""
-    return (*diagnostics(), similarity.NAME)
+    """The names of what is measured where nothing is named: all but relatives."""
+    return (*(n for n, item in diagnostics().items() if not item.is_relative), similarity.NAME)
+
+
+def relatives() -> tuple[str, ...]:
+    """The names of the diagnostics of related work, which are measured where they are named."""
+    return tuple(name for name, item in diagnostics().items() if item.is_relative)
 
 
 @dataclass(frozen=True)
@@ -89,10 +97,12 @@ class Options:
 def passes(storages: Sequence[str], names: Sequence[str] | None) -> tuple[Pass, ...]:
     """Check the user's choice of storages and diagnostics.
 
+    `relatives` stands for all diagnostics of related work.
+
     Raises:
         CatalogError: If a diagnostic is not known.
     """
-    known = every_name()
+    known = (*every_name(), *relatives(), RELATIVES)
     for name in names or ():
         if name not in known:
             raise CatalogError(
@@ -101,7 +111,10 @@ def passes(storages: Sequence[str], names: Sequence[str] | None) -> tuple[Pass, 
                 found=repr(name),
                 do=suggestion(name, known),
             )
-    chosen = tuple(name for name in known if names is None or name in names)
+    wanted = {*(every_name() if names is None else names)}
+    if RELATIVES in wanted:
+        wanted |= {*relatives()}
+    chosen = tuple(name for name in (*diagnostics(), similarity.NAME) if name in wanted)
     return tuple(Pass(storage, chosen) for storage in _storages(storages))
 
 
@@ -131,6 +144,7 @@ def parse_overrides(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     known = {
         f"{d.name}.{p.name}": p.annotation
         for d in diagnostics().values()
+        if not d.settings_of
         for p in inspect.signature(d.function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }

@@ -1,6 +1,7 @@
 """The manifest of a results folder: what was measured, of what, by which definitions."""
 
 import platform
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -45,7 +46,7 @@ def manifest(
     return {
         "offaxis": offaxis.__version__,
         "tier": options.tier,
-        "definitions": definitions(),
+        "definitions": definitions({*_named(options), *held.get("definitions", {})}),
         "runs": ordered,
         "anchors": [{"id": name, "sha256": anchors[name]} for name in sorted(anchors)],
         "coverage": together([run["coverage"] for run in ordered]),
@@ -75,8 +76,12 @@ def run_coverage(plan: Plan, run: str, known: dict[str, Any]) -> Covered:
     return {**found, "absent": absent_since(found, known.get("coverage", {}), gone)}
 
 
-def definitions() -> dict[str, Any]:
-    """Every diagnostic with its version, quantities, source and text."""
+def _named(options: Options) -> set[str]:
+    return {name for each in options.passes for name in each.diagnostics}
+
+
+def definitions(measured: Collection[str]) -> dict[str, Any]:
+    """Every diagnostic with its version, quantities, source and text; of relatives the measured."""
     found = {
         item.name: {
             "version": item.version,
@@ -85,6 +90,7 @@ def definitions() -> dict[str, Any]:
             "text": (item.function.__doc__ or "").strip(),
         }
         for item in diagnostics().values()
+        if not item.is_relative or item.name in measured
     }
     found[similarity.NAME] = {
         "version": similarity.VERSION,

@@ -221,7 +221,7 @@ def _provenance(
     """What a unit with these diagnostics holds; similarity also at ranks measured before."""
     p, o = min(task.view.shape), task.options
     named: dict[str, tuple[str, ...]] = {
-        name: (definition(item.version, item.resolve(p, o.overrides.get(name, {}))),)
+        name: (definition(item.version, item.resolve(p, o.overrides)),)
         for name, item in diagnostics().items()
         if name in names
     }

@@ -11,6 +11,7 @@ subspace, the monitor, similarity over time), in float64:
                             since the checkpoint before, leading values only
     increment_norm          Frobenius norm of that step
     row_rms, col_rms        root mean square of the delta's rows and columns
+    row_ratios, col_ratios  share of each row and column that changed, where it was measured
     anchor_spectrum, current_spectrum, angles_left, angles_right, inside   the curves, where
                             measured
 

@@ -111,15 +111,24 @@ class Mask(Table):
     Attributes:
         kind: `update`: where another run's update shows in bfloat16; `principal`: the largest
             entries of the start's rank-`rank` part; `low_magnitude`: the start's smallest entries;
-            `random`: drawn, keyed by the seed.
+            `not_principal`: the smallest entries of that part; `not_principal_or_low`: these, and
+            the start's smallest as well, so that the mask is denser than either; `random`: drawn,
+            keyed by the seed.
         of: The run of `update`; for the others, the run whose mask gives each matrix its density.
-        density: Or one density for all matrices.
-        rank: The rank of `principal`.
+        density: Or one density for all matrices; of a union, that of each part.
+        rank: The rank of the principal part.
         matrices: Glob patterns of the names of layer matrices to mask.
         frozen: What else is frozen.
     """
 
-    kind: Literal["update", "principal", "low_magnitude", "random"]
+    kind: Literal[
+        "update",
+        "principal",
+        "low_magnitude",
+        "not_principal",
+        "not_principal_or_low",
+        "random",
+    ]
     of: UpdateSource | None = None
     density: float | None = Field(default=None, gt=0, le=1)
     rank: PositiveInt = 64

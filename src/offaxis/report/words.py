@@ -79,6 +79,7 @@ NULL_WORDS = {
     "open_gates": "the law of the update seen where every change is visible",
     "everything_visible": "a file that shows the whole update",
     "isotropic": "an update without preferred directions",
+    "gaussian": "independent Gaussian entries of one size",
     "marchenko_pastur": "independent entries of one size",
 }
 
@@ -89,6 +90,7 @@ FLAG_WORDS = {
     "all_above_edge": "every value looked at is above the noise edge: there may be more",
     "below_resolution": "the angle is smaller than what is resolved",
     "block_not_drawn": "the energy in blocks was taken up to a smaller k",
+    "beyond_top": "more singular values than were computed",
     "boundary": "the largest angle may be a swap at the boundary of the subspace",
     "checkpoint_missing": "the checkpoint before is no longer there: the increment spans several",
     "final_checkpoint": "compared with itself",
@@ -104,6 +106,7 @@ FLAG_WORDS = {
     "not_needed": "the exact tier does not need it",
     "mixed_precision": "anchor and checkpoint were stored in different formats",
     "no_binade_decides": "no binade holds weights inside and outside the mask, changed and not",
+    "no_contrast": "a single line, or every entry changed",
     "no_visible_change": "no entry changed in bf16",
     "quantised": "anchor or checkpoint was stored in 8 bits, whose rounding alone is an update of "
     "2.6 % (e4m3) or 5.3 % (e5m2) of the norm of normally distributed weights",
@@ -150,6 +153,17 @@ DEFINITION_WORDS = {
     "tail": "Hill exponent of the k largest singular values of the delta; smaller is heavier.",
     "similarity": "Share that the leading K directions of the update so far have in common with "
     "those at the end (to_final) or with those of the next increment (increment), in [0, 1].",
+    "mask_algebra": "Of the entries that changed in bf16, the share in combinations of the two "
+    "masks; coverage: of a mask, the share that changed.",
+    "line_ratios": "Variance of the share of rows, or of columns, that changed over that of "
+    "changes placed at random.",
+    "tolerance": "Share of entries that moved by at most a fixed amount, in bf16 or as stored.",
+    "concentration": "Share of the delta's energy in its largest 0.1, 1 and 5 % of entries.",
+    "projection_energy": "Share of the delta's energy along the anchor's leading directions, on "
+    "the output side (left), the input side (right) or both (joint).",
+    "spectrum_shares": "Share of the delta's energy, or norm, in its leading singular values.",
+    "spectral_residual": "Movement of all singular values over the delta's norm; kappa is its "
+    "square times the larger dimension.",
 }
 
 

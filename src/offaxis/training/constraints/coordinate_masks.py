@@ -54,6 +54,10 @@ def _mask(
         return principal_entries(W, count, choice.rank)
     if choice.kind == "low_magnitude":
         return low_magnitude_entries(W, count)
+    if choice.kind in ("not_principal", "not_principal_or_low"):
+        outside = ~principal_entries(W, W.numel() - count, choice.rank)
+        is_union = choice.kind == "not_principal_or_low"
+        return outside | low_magnitude_entries(W, count) if is_union else outside
     return random_entries(W.shape[0], W.shape[1], count, generator_for("mask", seed, name))
 
 

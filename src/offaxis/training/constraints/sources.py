@@ -31,8 +31,8 @@ class FoundUpdate(NamedTuple):
         return self.end(self.checkpoint, name, shape) - self.end(self.anchor, name, shape)
 
     @staticmethod
-    def end(folder: Path, name: str, shape: tuple[int, ...]) -> Float64[Tensor, "m n"]:
-        """One matrix of one end."""
+    def end(folder: Path, name: str, shape: tuple[int, ...]) -> Float64[Tensor, "*shape"]:
+        """One weight of one end."""
         held = SafetensorsFolder(folder)
         info = held.tensors().get(name)
         if info is None or info.shape != shape:

@@ -14,6 +14,7 @@ from offaxis.errors import CheckpointError, NumericsError
 from offaxis.recipe import ModelSource, Recipe, recipe_hash
 from offaxis.tasks.base import Task
 from offaxis.training.evaluation import results
+from offaxis.training.evaluation.edits import Edit, apply_edit, with_nulls
 from offaxis.training.evaluation.harness import Harness, check, harness_metrics
 from offaxis.training.evaluation.judgement import distance, judge
 from offaxis.training.evaluation.ruler import StartSamples
@@ -31,6 +32,7 @@ def evaluate_command(
     paths: Sequence[Path],
     choices: Choices,
     *,
+    edits: Sequence[str] = (),
     harness: Harness | None = None,
     out: Path | None = None,
     console: Console | None = None,
@@ -40,6 +42,8 @@ def evaluate_command(
     Args:
         paths: Models, runs and checkpoints.
         choices: Recipe, overrides, anchor and steps.
+        edits: What to do to the weights of each, which is judged unedited first, and after each
+            edit with its directions drawn at random.
         harness: Tasks of lm-eval to run instead of the recipe's problems; the forward KL is taken
             on the recipe's task all the same, for there it predicts what is forgotten elsewhere.
         out: Where the rows are written, .jsonl or .parquet.
@@ -54,17 +58,19 @@ def evaluate_command(
     """
     console = console or messages()
     results.check_out(out)
-    chosen = subjects(paths, choices)
+    versions = with_nulls(edits)
+    chosen = [(subject, edit) for subject in subjects(paths, choices) for edit in versions]
     index = check(harness) if harness is not None else None
     rulers: dict[tuple[Path, str], Ruler] = {}
     rows: list[results.Row] = []
     with progress(console) as bars:
         bar = bars.add_task("evaluating", total=len(chosen))
-        for subject in chosen:
+        for subject, edit in chosen:
             step = "" if subject.step is None else f", step {subject.step}"
-            bars.update(bar, description=f"{subject.model}{step}")
+            done = "" if edit is None else f", {edit.label}"
+            bars.update(bar, description=f"{subject.model}{step}{done}")
             with quiet_and_reproducible(subject.recipe.precision.threads):
-                rows += _evaluated(subject, rulers, harness, index)
+                rows += _evaluated(subject, edit, rulers, harness, index)
             bars.advance(bar)
     if out is not None:
         results.write(rows, out)
@@ -73,11 +79,12 @@ def evaluate_command(
 
 def _evaluated(
     subject: Subject,
+    edit: Edit | None,
     rulers: dict[tuple[Path, str], Ruler],
     harness: Harness | None,
     index: Any,  # noqa: ANN401 - of lm-eval, which has no types
 ) -> list[results.Row]:
-    """The rows of one model."""
+    """The rows of one model, under one edit."""
     recipe = subject.recipe
     key = (subject.anchor.resolve(), recipe_hash(recipe))
     if key not in rulers:
@@ -91,13 +98,17 @@ def _evaluated(
             found=f"{len(tokenizer)} and {len(vocabulary)} tokens, not the same",
             do="name the anchor that this model was trained from with --anchor",
         )
+    if edit is not None:
+        apply_edit(edit, model, subject.anchor, subject.path, recipe.evaluation.seed)
     away = distance(model, recipe.evaluation, ruler)
     if away.value is None or not math.isfinite(away.value):
         raise NumericsError(
             str(subject.path),
             expected="logits that are finite",
             found=f"KL(anchor || model) = {away.value}",
-            do="evaluate an earlier checkpoint",
+            do="evaluate an earlier checkpoint"
+            if edit is None
+            else f"make the edit {edit.text} smaller",
         )
     if harness is None:
         metrics = judge(model, tokenizer, task, recipe.evaluation)
@@ -108,6 +119,7 @@ def _evaluated(
         "step": subject.step,
         "path": str(subject.path),
         "anchor": str(subject.anchor),
+        "edit": "" if edit is None else edit.label,
         "task": task.name,
         "seed": recipe.evaluation.seed,
     }

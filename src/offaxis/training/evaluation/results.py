@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         "step": pa.int64(),
         "path": pa.string(),
         "anchor": pa.string(),
+        "edit": pa.string(),
         "task": pa.string(),
         "seed": pa.int64(),
         "metric": pa.string(),
@@ -40,16 +41,17 @@ def as_table(found: dict[str, Any]) -> str:
     """The rows for people, then what each metric is and where the anchors are."""
     rows: list[Row] = found["rows"]
     table = Table(box=None, pad_edge=False, header_style="")
-    titles = ("model", "step", "metric", "value", "95 % interval", "stderr", "of", "unscorable")
-    for title in titles:
-        table.add_column(title, justify="left" if title in ("model", "metric") else "right")
+    edited = ["edit"] if any(row["edit"] for row in rows) else []
+    numbers = ["value", "95 % interval", "stderr", "of", "unscorable"]
+    for title in ("model", "step", *edited, "metric", *numbers):
+        is_number = title in ("step", *numbers)
+        table.add_column(title, justify="right" if is_number else "left")
     for row in rows:
         step = "" if row["step"] is None else str(row["step"])
         stderr = "" if row["stderr"] is None else _number(row["stderr"])
         rest = (stderr, str(row["size"]), str(row["unscorable"]))
-        table.add_row(
-            row["model"], step, row["metric"], _number(row["value"]), _interval(row), *rest
-        )
+        names = (row["model"], step, *(row[title] for title in edited), row["metric"])
+        table.add_row(*names, _number(row["value"]), _interval(row), *rest)
     # Wide enough for any table; columns are as wide as what they hold.
     console = Console(file=StringIO(), width=1000, markup=False, highlight=False)
     with console.capture() as capture:
