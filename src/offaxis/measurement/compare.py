@@ -4,9 +4,9 @@ Similarity over time compares checkpoints of one run by the factors that they le
 runs are compared by the weights themselves, one matrix at a time, and leave no unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -16,6 +16,7 @@ from offaxis.checkpoints.access import SAFE, Access
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.pairing import pair
+from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.checkpoints.views import View
 from offaxis.console import messages, progress
@@ -64,36 +65,52 @@ def compare_command(
         )
     starts = [open_checkpoint(run.anchor, access) for run in runs]
     ends = [open_checkpoint(run.checkpoints[-1].path, access, run.anchor) for run in runs]
-    views = pair(starts[0], ends[0]).matrices
-    for start, end in zip(starts, ends, strict=True):
-        pair(starts[0], start)
-        pair(start, end)
-        if not own_anchors:
-            _require_same_start(starts[0], start, views)
+    pairing = pair(starts[0], [*starts, *ends])
+    held = {view: pairing.pieces[view] for view in pairing.matrices}
+    shared = {view: _Places(*_halves(pieces)) for view, pieces in held.items() if all(pieces)}
+    if not own_anchors:
+        _require_same_start(starts, shared)
     names = [run.run for run in runs]
     rows: list[Row] = []
     energies: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}
     with progress(console or messages()) as bars:
-        for view in bars.track(views, description="comparing runs"):
-            befores = [_read(start, view) for start in (starts if own_anchors else starts[:1])]
-            pairs = [
-                (befores[i if own_anchors else 0], _read(end, view)) for i, end in enumerate(ends)
-            ]
+        for view, places in bars.track(shared.items(), description="comparing runs"):
+            begun = list(zip(starts, places.starts, strict=True))
+            begun = begun if own_anchors else begun[:1]
+            befores = [_read(start, view, piece) for start, piece in begun]
+            afters = [_read(e, view, piece) for e, piece in zip(ends, places.ends, strict=True)]
+            pairs = list(zip(befores if own_anchors else befores * len(ends), afters, strict=True))
             hits = agreement.hits_of(befores, [visibly_changed(*each) for each in pairs])
             rows += rows_of_matrix(view, hits, names)
             energy = torch.stack([(b.double() - a.double()).square().sum() for a, b in pairs])
             energies[view.role] = energies.get(view.role, torch.zeros_like(energy)) + energy
             sizes[view.role] = sizes.get(view.role, 0) + view.numel
-    return {"rows": [*rows, *rows_of_roles(energies, sizes, names)], "steps": _steps(runs)}
+    return {
+        "rows": [*rows, *rows_of_roles(energies, sizes, names)],
+        "steps": _steps(runs),
+        "not_in_all_runs": [view.label for view in held if view not in shared],
+    }
+
+
+class _Places(NamedTuple):
+    """Where each run holds a matrix at its start and at its end."""
+
+    starts: Sequence[Piece]
+    ends: Sequence[Piece]
+
+
+def _halves(pieces: Sequence[Piece | None]) -> tuple[list[Piece], list[Piece]]:
+    there = [piece for piece in pieces if piece is not None]
+    return there[: len(there) // 2], there[len(there) // 2 :]
 
 
 def _steps(runs: Sequence[Trajectory]) -> dict[str, int]:
     return {run.run: run.checkpoints[-1].step for run in runs}
 
 
-def _read(reader: CheckpointReader, view: View) -> Tensor:
-    W = reader.read(view.tensor, view.entry).reshape(view.shape)
+def _read(reader: CheckpointReader, view: View, piece: Piece) -> Tensor:
+    W = piece.read(reader).reshape(view.shape)
     if not bool(W.isfinite().all()):
         raise CheckpointError(
             f"tensor {view.label!r} in {reader.path}",
@@ -104,18 +121,18 @@ def _read(reader: CheckpointReader, view: View) -> Tensor:
     return W
 
 
-def _require_same_start(
-    start: CheckpointReader, other: CheckpointReader, views: Sequence[View]
-) -> None:
+def _require_same_start(starts: Sequence[CheckpointReader], shared: Mapping[View, _Places]) -> None:
     """Refuse runs of different anchors: their masks are of different matrices."""
-    if other.path == start.path:
-        return
-    pair(start, other)
-    for view in views:
-        if not torch.equal(_read(start, view), _read(other, view)):
-            raise CheckpointError(
-                str(other.path),
-                expected=f"the weights of {start.path}",
-                found=f"others in {view.label}",
-                do="compare runs that start at one anchor, or each from its own with --own-anchors",
-            )
+    for place, other in enumerate(starts):
+        if other.path == starts[0].path:
+            continue
+        for view, places in shared.items():
+            first, here = (_read(starts[i], view, places.starts[i]) for i in (0, place))
+            if not torch.equal(first, here):
+                raise CheckpointError(
+                    str(other.path),
+                    expected=f"the weights of {starts[0].path}",
+                    found=f"others in {view.label}",
+                    do="compare runs that start at one anchor, or each from its own with "
+                    "--own-anchors",
+                )
