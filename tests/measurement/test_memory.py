@@ -15,7 +15,8 @@ from offaxis.diagnostics.base import Tier
 from offaxis.measurement import Options
 from offaxis.measurement.assemble import RunView, gather_rows
 from offaxis.measurement.plan import make_plan
-from offaxis.measurement.stream import Task, run_task
+from offaxis.measurement.stream import run_task
+from offaxis.measurement.tasks import Task
 from offaxis.table import ResultsFolder
 from offaxis.workers import WORKER
 from tests.adapters import save_adapter
