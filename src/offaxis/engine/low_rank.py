@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Estimate, Spectrum
+from offaxis.diagnostics.facts import Estimate, Spectrum
 from offaxis.engine.parts import Parts
 from offaxis.linalg import ranks
 from offaxis.linalg.differences import RELATIVE_ERROR, Difference
