@@ -1,4 +1,4 @@
-"""The main job as a user runs it: `offaxis demo --preset smoke`, twice."""
+"""The main job as a user runs it, `offaxis demo --preset smoke`: interrupted once, begun again."""
 
 import json
 import os
@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from offaxis.demo import PRESETS, demo_recipes
+from offaxis.measurement import measure_runs
 from offaxis.table import TABLES, ResultsFolder
+from offaxis.training import train
 
 ARMS = {"sft-base", "sft", "opd", "rlvr", "rlvr-random", "rlvr-long"}
 CONTROLS = {"opd-k16-early", "opd-k16-random"}
@@ -21,25 +24,64 @@ def command(out: Path) -> list[str]:
     return [sys.executable, "-m", "offaxis", "demo", str(out), "--preset", "smoke", "--json"]
 
 
-def smoke(out: Path) -> dict:
-    done = subprocess.run(command(out), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return json.loads(done.stdout)
-
-
-def tables(results: ResultsFolder) -> dict[str, bytes]:
-    """What two equal demos share: training logs hold seconds, which differ."""
-    return {
-        f"{name}/{path.name}": path.read_bytes()
-        for name in set(TABLES) - {"training"}
-        for path in sorted((results.root / name).glob("*.parquet"))
-    }
+def manifests(out: Path, kind: str) -> dict[Path, dict]:
+    return {path: json.loads(path.read_text()) for path in out.glob(f"{kind}/*/manifest.json")}
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return smoke(tmp_path_factory.mktemp("first") / "demo-smoke")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo that Ctrl-C has ended while runs were being trained."""
+    out = tmp_path_factory.mktemp("first") / "demo-smoke"
+    process = subprocess.Popen(
+        command(out),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # a suite in a shell's background ignores Ctrl-C, and so would all that it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    deadline = time.monotonic() + 300
+    while not list(out.glob("runs/*/checkpoint-6")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    return out
+
+
+@pytest.fixture(scope="module")
+def unfinished(interrupted: Path) -> str:
+    """A run that was ended in its middle."""
+    found = [
+        path.parent.name for path, m in manifests(interrupted, "runs").items() if not m["finished"]
+    ]
+    assert found
+    return min(found)
+
+
+@pytest.fixture(scope="module")
+def first(interrupted: Path, unfinished: str) -> dict:
+    """What the same command says when it has gone on to the end; finished models stay."""
+    held = {
+        path: path.stat().st_mtime_ns
+        for path, m in manifests(interrupted, "models").items()
+        if m["finished"]
+    }
+    assert held
+    done = subprocess.run(command(interrupted), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in held} == held
+    return json.loads(done.stdout)
+
+
+def tables(results: ResultsFolder, run: str) -> dict[str, bytes]:
+    """What two equal runs share: training logs hold seconds, which differ."""
+    return {name: results.part(name, run).read_bytes() for name in set(TABLES) - {"training"}}
 
 
 def test_every_arm_is_trained_measured_and_shown(first: dict) -> None:
@@ -70,34 +112,10 @@ def test_every_checkpoint_is_a_hugging_face_model(first: dict) -> None:
         assert model.config.model_type == "qwen3"
 
 
-def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path) -> None:
-    """The second demo is interrupted once and begun again: what was finished is kept."""
-    out = tmp_path / "demo-smoke"
-    process = subprocess.Popen(
-        command(out),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        # a suite in a shell's background ignores Ctrl-C, and so would all that it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
-    deadline = time.monotonic() + 300
-    while not list(out.glob("runs/*/checkpoint-6")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert b"Traceback" not in said
-    finished = {
-        path: path.stat().st_mtime_ns
-        for path in out.glob("models/*/manifest.json")
-        if json.loads(path.read_text())["finished"]
-    }
-    assert finished
-    second = smoke(out)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    one, other = (ResultsFolder(Path(said["results"])) for said in (first, second))
-    assert tables(one) == tables(other)
+def test_equal_seeds_give_equal_readings_bit_for_bit(
+    first: dict, unfinished: str, tmp_path: Path
+) -> None:
+    """The run that was interrupted, trained and measured again: alone, and in one go."""
+    [recipe] = (r for r in demo_recipes(PRESETS["smoke"]) if r.run_name == unfinished)
+    again = measure_runs([train(recipe, tmp_path).root], tmp_path / "results", study={}, workers=1)
+    assert tables(again, unfinished) == tables(ResultsFolder(Path(first["results"])), unfinished)

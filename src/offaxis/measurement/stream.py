@@ -9,7 +9,6 @@ from torch import Tensor
 from offaxis.checkpoints.base import CheckpointReader
 from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.quantised import is_quantised
-from offaxis.checkpoints.views import View
 from offaxis.diagnostics import similarity
 from offaxis.engine import (
     Factors,
@@ -21,16 +20,13 @@ from offaxis.engine import (
     prepare,
     request_for,
 )
-from offaxis.errors import CheckpointError
-from offaxis.linalg import rounding
 from offaxis.measurement import beside, units
 from offaxis.measurement.ahead import Reader, ahead, worth_it
 from offaxis.measurement.factors import Place
 from offaxis.measurement.jobs import Job, missing, unit_path
 from offaxis.measurement.options import Pass
+from offaxis.measurement.reading import read_matrix
 from offaxis.measurement.tasks import Source, Task
-
-_STRETCH = 1 << 18  # entries looked at at a time
 
 
 def run_task(task: Task) -> int:
@@ -51,7 +47,7 @@ def run_task(task: Task) -> int:
 
 def _prepared(task: Task, each: Pass, jobs: Sequence[Job]) -> PreparedAnchor:
     o = task.options
-    W = _read(task.open(task.anchor), task.view, task.view.piece, each).to(o.device)
+    W = read_matrix(task.open(task.anchor), task.view, task.view.piece, each.storage).to(o.device)
     chosen = {name: item for job in jobs for name, item in job.chosen.items()}
     vectors = max(job.vectors for job in jobs) if task.view.kind == "matrix" else 0
     request = request_for(chosen, o.overrides, task.view.shape, o.tier, vectors=vectors)
@@ -136,23 +132,6 @@ def _of_step(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _placed(job: Job, reader: CheckpointReader, piece: Piece) -> Tensor:
     """Read the matrix of a job, and move it to where it is worked on."""
-    return _read(reader, job.task.view, piece, job.storage).to(job.task.options.device)
-
-
-def _read(reader: CheckpointReader, view: View, piece: Piece, each: Pass) -> Tensor:
-    """Read one matrix as stored, or as a bf16 file would have held it."""
-    W = piece.read(reader).reshape(view.shape)
-    if each.storage == "bf16":
-        W = rounding.narrowed(W)
-    bad = W.numel()
-    for part in W.reshape(-1).split(_STRETCH):
-        bad -= int(part.isfinite().sum())
-    if bad:
-        raise CheckpointError(
-            f"tensor {view.label!r} in {reader.path}",
-            expected="finite weights",
-            found=f"{bad} of {W.numel()} entries NaN or infinite"
-            + (" once cast to bfloat16" if each.storage == "bf16" else ""),
-            do="find the step at which training diverged and measure up to the one before it",
-        )
-    return W
+    return read_matrix(reader, job.task.view, piece, job.storage.storage).to(
+        job.task.options.device
+    )
