@@ -89,7 +89,7 @@ def costs(
 
 def print_costs(found: Sequence[Cost], console: Console, title: str) -> None:
     """A table, one entry a line."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in ("entry", "title"):
         table.add_column(heading, no_wrap=heading == "entry")
     for heading in ("arms", "draws", "runs", "models", "kept", "core-min", "MB"):
