@@ -136,17 +136,17 @@ def test_the_mechanism_of_a_run_is_rows_of_the_study_table(finished):
             assert 0 <= row["value"] <= 1 + 1e-6
     # all tokens kept is the full gradient, and a mixture is what its parts add up to
     for side in ("right", "left"):
-        kept = of["keep 1 random", f"fit_residual_{side}", "linear"]
+        kept = of["keep100-random", f"fit_residual_{side}", "linear"]
         assert kept["value"] < 1e-5
         assert kept["null"] > 0.05
-        assert of["keep 1 top", f"fit_factor_{side}", "linear"]["value"] == pytest.approx(1)
-        assert of["mixed 0.5", f"mixture_residual_{side}", "linear"]["value"] < 1e-4
-        assert of["mixed 0.5", f"mixture_residual_uncrossed_{side}", "linear"]["value"] > 1e-3
-        masked = of["keep 0.5 random", f"fit_residual_{side}", "linear"]
+        assert of["keep100-top", f"fit_factor_{side}", "linear"]["value"] == pytest.approx(1)
+        assert of["mixed50", f"mixture_residual_{side}", "linear"]["value"] < 1e-4
+        assert of["mixed50", f"mixture_residual_uncrossed_{side}", "linear"]["value"] > 1e-3
+        masked = of["keep50-random", f"fit_residual_{side}", "linear"]
         assert masked["value"] > 1e-3
     chance = of["full", "locked_energy_right", "attention"]["null"]
     assert chance == pytest.approx(2 / 16)
-    assert of["full, single tokens", "locked_energy_left", "mlp"]["value"] > 0
+    assert of["full-tokens", "locked_energy_left", "mlp"]["value"] > 0
     assert rows == mechanism_of(finished, out, choice, draw=5)
 
 

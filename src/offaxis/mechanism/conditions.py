@@ -22,7 +22,7 @@ from offaxis.training.sources import Rollouts
 from offaxis.training.tasks import generated_task, open_records, task_of
 from offaxis.training.weighing import Weigher
 
-FULL, OTHER, OFF_POLICY = "full", "full, other rollouts", "off-policy"
+FULL, TOKENS, OTHER, OFF_POLICY = "full", "full-tokens", "full-other-rollouts", "off-policy"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def conditions(held: Opened, choice: Choice) -> Iterator[Condition]:
             ("random", Tokens(keep=keep, by="random")),
         ):
             selected = recipe.model_copy(update={"tokens": tokens})
-            yield Condition(f"keep {keep:g} {label}", selected, own)
+            yield Condition(f"keep{100 * keep:g}-{label}", selected, own)
 
 
 def mixture(held: Opened, choice: Choice, alpha: float, rows: Rows) -> Condition:
@@ -145,7 +145,7 @@ def mixture(held: Opened, choice: Choice, alpha: float, rows: Rows) -> Condition
     kind = ObjectiveChoice.model_validate({"kind": "mixed", "alpha": alpha, "form": "advantages"})
     data = held.recipe.data.model_copy(update={"prompts": choice.prompts})
     recipe = held.recipe.model_copy(update={"objective": kind, "data": data, "tokens": None})
-    return Condition(f"mixed {alpha:g}", recipe, rows)
+    return Condition(f"mixed{100 * alpha:g}", recipe, rows)
 
 
 def drawn(held: Opened, recipe: Recipe, step: int, *, by_teacher: bool = False) -> Rows:

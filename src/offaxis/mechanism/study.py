@@ -124,7 +124,7 @@ def _compared(held: Opened, choice: Choice, names: Sequence[str], bases: Bases) 
     for condition in asked.conditions(held, choice):
         found[condition.name] = moments(held, condition, choice, names)
         if condition.name == asked.FULL:
-            found["full, single tokens"] = moments(held, condition, choice, names, Tape.tokens)
+            found[asked.TOKENS] = moments(held, condition, choice, names, Tape.tokens)
     full, other = found[asked.FULL], found[asked.OTHER]
     for arm, seen in found.items():
         for name in names:
