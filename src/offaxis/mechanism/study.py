@@ -189,7 +189,7 @@ def _bounds(update: FoundUpdate, shapes: Mapping[str, tuple[int, ...]], K: int) 
         if slack is not None:
             for label in ("wedin", "weyl", "mirsky"):
                 value = getattr(slack, label)
-                yield Number("bounds", name, f"{label}_used", value, 1.0, "the bound")
+                yield Number(asked.BOUNDS, name, f"{label}_used", value, 1.0, "the bound")
 
 
 def _parts(rows: Rows, most: int) -> list[Rows]:
