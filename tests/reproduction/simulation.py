@@ -12,6 +12,9 @@ from offaxis.reproduction.claims import Cell, Claim, Comparison, Declaration
 from offaxis.reproduction.verdicts import Verdict
 
 COLUMNS = ("draw", "arm", "point", "progress", "quantity", "matrices", "precision")
+MIDDLES = {"gain_kept": 0.95} | dict.fromkeys(("weyl_used", "mirsky_used", "wedin_used"), 1.0)
+"""About where quantities lie that are compared with a number, and not with other arms."""
+
 VALUE = "value"
 NUMBERS = (VALUE, "null", "null_name", "spread")
 
@@ -97,11 +100,9 @@ def exchanged(
     }
     values, nulls = {}, {}
     for cell in sorted(declared.cells()):
-        size, middle = sizes[cell.quantity], {"gain_kept": 0.95}.get(cell.quantity, 0.3)
+        size, middle = sizes[cell.quantity], MIDDLES.get(cell.quantity, 0.3)
         values[cell] = middle * np.exp(size * (level[cell.arm] + rng.normal(size=draws)))
-        nulls[cell] = {
-            name: middle * np.exp(size * rng.normal(size=draws)) for name in names[cell]
-        }
+        nulls[cell] = {name: middle * np.exp(size * rng.normal(size=draws)) for name in names[cell]}
     return table(values, nulls)
 
 

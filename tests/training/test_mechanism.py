@@ -8,6 +8,7 @@ import torch
 from offaxis.errors import CheckpointError, RecipeError, UsageError
 from offaxis.linalg.moments import moment_of
 from offaxis.mechanism import Choice, mechanism_of
+from offaxis.mechanism.conditions import arms_of
 from offaxis.mechanism.gradients import added, moments_of, recorded
 from offaxis.objectives.base import Streams
 from offaxis.objectives.loss import token_loss
@@ -131,6 +132,7 @@ def test_the_mechanism_of_a_run_is_rows_of_the_study_table(finished):
     assert {(row["draw"], row["point"]) for row in rows} == {(5, "step=2")}
     of = {(row["arm"], row["quantity"], row["matrices"]): row for row in rows}
     assert len(of) == len(rows)
+    assert {row["arm"] for row in rows} == {*arms_of(choice)}
     for row in rows:
         if row["quantity"].startswith(("locked", "weyl", "mirsky", "wedin")):
             assert 0 <= row["value"] <= 1 + 1e-6

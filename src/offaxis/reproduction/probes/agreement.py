@@ -46,8 +46,9 @@ def _named(row: Row, arms: Mapping[str, str]) -> tuple[str, str]:
     quantity, first, second = row["quantity"], row["first"], row["second"]
     if quantity == "consensus":
         return _ALL, f"changed_by_{first.replace(' ', '_')}"
-    link = "and" if quantity == "jaccard" else "in"
-    return f"{arms[first]}-{link}-{arms[second]}", quantity
+    if quantity == "jaccard":
+        return "-and-".join(arm for run, arm in arms.items() if run in (first, second)), quantity
+    return f"{arms[first]}-in-{arms[second]}", quantity
 
 
 def _shares(rows: Sequence[Row], arms: Mapping[str, str]) -> Iterator[Row]:

@@ -27,11 +27,11 @@ def _ask(runs: Runs, out: Path) -> Sequence[Row]:
     values = {(row["edit"], row["metric"]): row["value"] for row in found}
     start = (run.manifest() or {}).get("accuracy_start")
     if start is not None:
-        values |= _gains(values, start)
+        values |= gains(values, start)
     return list(_rows(arm, values))
 
 
-def _gains(
+def gains(
     values: Mapping[tuple[str, str], float | None], start: float
 ) -> dict[tuple[str, str], float]:
     """Of what the run gained, the share that is left; nothing where it gained nothing."""
@@ -69,4 +69,4 @@ def point_of(edit: str) -> str:
     return f"edit={edit.replace('=', '-').replace(',', '-')}"
 
 
-EDITED = Probe("edited", 1, (("opd",), ("sft",), ("rlvr",)), (), _ask, seconds=120.0)
+EDITED = Probe("edited", 1, (("opd",), ("sft",), ("rlvr",)), (), _ask, seconds=90.0)
