@@ -18,4 +18,4 @@ def _ask(runs: Runs, out: Path) -> Sequence[Row]:
     return [row | {"point": "early"} for row in mechanism_of(run, out, _CHOICE)]
 
 
-MECHANISM = Probe("mechanism", 1, (("opd",),), arms_of(_CHOICE), _ask, seconds=60.0)
+MECHANISM = Probe("mechanism", 1, (("opd",),), arms_of(_CHOICE), _ask, seconds=100.0)
