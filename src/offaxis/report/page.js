@@ -136,12 +136,12 @@
   }
 
   try {
-    const { charts, atlas } = await unpack();
+    const { charts, atlas = {} } = await unpack(); // a page without maps has no atlas
     const rows = new Map(Object.entries(charts).map(([key, held]) => [key, rowsOf(held.rows)]));
-    const map = rowsOf(atlas.map);
+    const map = rowsOf(atlas.map ?? {});
     const curves = Object.fromEntries(
       [["spectrum", "spectra"], ["angle", "angles"], ["block", "blocks"]]
-        .map(([key, table]) => [key, rowsOf(atlas[table])]));
+        .map(([key, table]) => [key, rowsOf(atlas[table] ?? {})]));
     const pause = () => new Promise((done) => setTimeout(done));
     const drawAll = async () => {
       ready("drawing");
