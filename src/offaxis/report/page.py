@@ -15,6 +15,7 @@ from offaxis.report import (
     visibility,
 )
 from offaxis.report.study import Study, load_study
+from offaxis.report.words import null_sentence
 from offaxis.table import ResultsFolder
 
 PAGE_NAME = "report.html"
@@ -75,7 +76,7 @@ def render(folder: ResultsFolder) -> str:
         controls=controls.control_tables(study),
         provenance=provenance.provenance(study),
         title=_title(study),
-        null_sentence=sections.null_sentence,
+        null_sentence=null_sentence,
     )
 
 

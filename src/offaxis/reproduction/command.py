@@ -9,12 +9,14 @@ from rich.console import Console
 from offaxis.console import messages
 from offaxis.reproduction.arms import Changes, Scale
 from offaxis.reproduction.claims import load_claims
+from offaxis.reproduction.contents import Contents, contents
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
+from offaxis.reproduction.pages import write_pages
 from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
 from offaxis.reproduction.tables import as_records, note, terminal_table
-from offaxis.reproduction.verdicts import evaluate
+from offaxis.reproduction.verdicts import Verdict, evaluate
 from offaxis.training.cost import FORMULA
 from offaxis.workers import num_cores, require_workers
 
@@ -78,8 +80,9 @@ def _reproduced(
         return reproduce_pairs([entry.id for entry in entries], out, workers, console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
+    judged = evaluate(load_claims(), table)
     figures = {entry.id for entry in entries}
-    verdicts = [v for v in evaluate(load_claims(), table) if v.claim.figure in figures]
+    verdicts = [verdict for verdict in judged if verdict.claim.figure in figures]
     if verdicts:
         console.print(terminal_table(verdicts))
         console.print(note(verdicts))
@@ -87,6 +90,11 @@ def _reproduced(
         console.print(f"{name} failed, and is left out:\n{error}")
     for each in notes:
         console.print(each)
+    said = [
+        *(f"{name} failed, and is left out: {error}" for name, error in failures.items()),
+        *notes,
+    ]
+    held = contents(out, table, judged, study.scale, changes=study.changes, notes=said)
     return {
         "study": str(out / "study.parquet"),
         "results": str(out / "results"),
@@ -95,7 +103,19 @@ def _reproduced(
         "verdicts": as_records(verdicts),
         "failed": {name: str(error) for name, error in failures.items()},
         "notes": notes,
+        **_written(out, held, judged, console),
     }
+
+
+def _written(
+    out: Path, held: Contents, verdicts: Sequence[Verdict], console: Console
+) -> dict[str, object]:
+    """Write the pages, and say where they are."""
+    paths = write_pages(out, held, verdicts)
+    console.print(f"page: {paths['page']}")
+    if paths["install"]:
+        console.print(f"figures as SVG and PDF are not written: {paths['install']}")
+    return paths
 
 
 def _say(study: Study, cost: Cost, workers: int, console: Console) -> None:
