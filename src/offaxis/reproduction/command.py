@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from offaxis.console import messages
 from offaxis.reproduction.arms import Changes, Scale
 from offaxis.reproduction.claims import load_claims
-from offaxis.reproduction.contents import Contents, contents
+from offaxis.reproduction.contents import contents
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
 from offaxis.reproduction.pages import write_pages
 from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
 from offaxis.reproduction.tables import as_records, note, terminal_table
-from offaxis.reproduction.verdicts import Verdict, evaluate
+from offaxis.reproduction.verdicts import evaluate
 from offaxis.training.cost import FORMULA
 from offaxis.workers import num_cores, require_workers
 
@@ -48,7 +50,7 @@ def reproduce(
         console: Where plan and progress go; standard error by default.
 
     Returns:
-        Where the table and the results are, the verdicts on the claims of these entries, and what
+        Where the table, the results and the pages are, the verdicts on the claims of these entries, and what
         failed or has to be known; for a dry run and for `list` the costs.
 
     Raises:
@@ -75,46 +77,44 @@ def reproduce(
 def _reproduced(
     study: Study, entries: Sequence[Entry], out: Path, workers: int, console: Console
 ) -> dict[str, Any]:
-    """Train, measure, gather, and say what went wrong."""
+    """Train, measure, gather, judge, and say what went wrong."""
     if study.scale == "paper":
-        return reproduce_pairs([entry.id for entry in entries], out, workers, console)
+        found = reproduce_pairs([entry.id for entry in entries], out, workers, console)
+        table = pq.read_table(out / "study.parquet")
+        return found | _pages(study, out, table, found["notes"], console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
-    judged = evaluate(load_claims(), table)
     figures = {entry.id for entry in entries}
-    verdicts = [verdict for verdict in judged if verdict.claim.figure in figures]
+    verdicts = [v for v in evaluate(load_claims(), table) if v.claim.figure in figures]
     if verdicts:
         console.print(terminal_table(verdicts))
         console.print(note(verdicts))
-    for name, error in failures.items():
-        console.print(f"{name} failed, and is left out:\n{error}")
-    for each in notes:
+    failed = {name: str(error) for name, error in failures.items()}
+    said = [f"{name} failed, and is left out:\n{error}" for name, error in failed.items()] + notes
+    for each in said:
         console.print(each)
-    said = [
-        *(f"{name} failed, and is left out: {error}" for name, error in failures.items()),
-        *notes,
-    ]
-    held = contents(out, table, judged, study.scale, changes=study.changes, notes=said)
     return {
         "study": str(out / "study.parquet"),
         "results": str(out / "results"),
         "rows": table.num_rows,
         "entries": [entry.id for entry in entries],
         "verdicts": as_records(verdicts),
-        "failed": {name: str(error) for name, error in failures.items()},
+        "failed": failed,
         "notes": notes,
-        **_written(out, held, judged, console),
+        **_pages(study, out, table, said, console),
     }
 
 
-def _written(
-    out: Path, held: Contents, verdicts: Sequence[Verdict], console: Console
-) -> dict[str, object]:
-    """Write the pages, and say where they are."""
-    paths = write_pages(out, held, verdicts)
+def _pages(
+    study: Study, out: Path, table: pa.Table, notes: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """Write the pages on everything in the table, whoever asked for it, and say where they are."""
+    judged = evaluate(load_claims(), table)
+    held = contents(out, table, judged, study.scale, changes=study.changes, notes=notes)
+    paths = write_pages(out, held)
     console.print(f"page: {paths['page']}")
     if paths["install"]:
-        console.print(f"figures as SVG and PDF are not written: {paths['install']}")
+        console.print(f"figures as SVG and PDF were not drawn: {paths['install']}")
     return paths
 
 

@@ -5,6 +5,7 @@ the extra `paper` draws. All are functions of the study's folder: the same folde
 """
 
 from pathlib import Path
+from typing import Any
 
 from offaxis.files import atomically, write_text
 from offaxis.report import payload, shell
@@ -24,7 +25,7 @@ READING = (
 )
 
 
-def write_pages(out: Path, held: Contents) -> dict[str, object]:
+def write_pages(out: Path, held: Contents) -> dict[str, Any]:
     """Write both pages and, where the extra `paper` is installed, the figures.
 
     Args:
