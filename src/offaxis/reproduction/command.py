@@ -50,8 +50,8 @@ def reproduce(
         console: Where plan and progress go; standard error by default.
 
     Returns:
-        Where the table, the results and the pages are, the verdicts on the claims of these entries, and what
-        failed or has to be known; for a dry run and for `list` the costs.
+        Where the table, the results and the pages are, the verdicts on the claims of these
+        entries, and what failed or has to be known; for a dry run and for `list` the costs.
 
     Raises:
         UsageError: If there is no such entry, or nothing to train.

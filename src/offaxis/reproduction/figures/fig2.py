@@ -66,8 +66,8 @@ def _panel(evidence: Evidence, arm: str, column: str) -> Panel:
     rows = [{"panel": key, **row} for name in series for row in _averaged(found, name)]
     nulls = {row["null_name"] for row in found if row.get("null_name")}
     up, beyond = value_axis(rows, unit)
-    note = "; ".join(filter(None, (note_of(evidence, *published), beyond)))
-    place = Place("fig2", key, f"{label(arm)}: {said}", note, columns=4, height=120)
+    title, note = f"{label(arm)}: {said}", note_of(evidence, *published)
+    place = Place("fig2", key, title, note, beyond, columns=4, height=120)
     spec = {**place.frame, "layer": _layers(place, index, up, series)}
     numbers = [
         (place.title, row["arm"], f"{index} {row['x']}", *_texts(row, unit))
@@ -118,7 +118,12 @@ def _layers(place: Place, index: str, up: Spec, series: Sequence[str]) -> list[S
     across |= {"axis": {"tickCount": 4, "grid": False}}
     colour: Spec = {"field": "arm", "type": "nominal"}
     colour["scale"] = {"domain": list(series), "range": [_COLOURS[name] for name in series]}
-    colour["legend"] = {"title": None, "orient": "bottom", "symbolType": "stroke"}
+    colour["legend"] = {
+        "title": None,
+        "orient": "bottom",
+        "symbolType": "stroke",
+        "symbolOpacity": 1,
+    }
     base = {"x": across, "y": up, "color": colour}
     tips = [
         {"field": "matrix", "title": "matrix"},

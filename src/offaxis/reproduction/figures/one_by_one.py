@@ -1,5 +1,6 @@
 """A panel of single numbers, an arm a line."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -55,9 +56,8 @@ def one_by_one(
     if baseline is not None and rows:
         rows.append({"panel": place.key, "id": "", "arm": "", "kind": "rule", "value": baseline})
     drawn = [line for _, line, _ in arms if any(row["arm"] == line for row in rows)]
-    across, beyond = value_axis(rows, said)
-    note = "; ".join(filter(None, (place.note, beyond)))
-    place = replace(place, height=max(40, 22 * len(drawn)), note=note)
+    across, _ = value_axis(rows, said, reach=math.inf)
+    place = replace(place, height=max(40, 22 * len(drawn)))
     nulls = frozenset(evidence.study.null_names(name, [arm for arm, _, _ in arms]))
     spec = {**place.frame, "layer": _layers(place, drawn, across, said)}
     return Panel(rows, spec, numbers, nulls, tuple(arm for arm, _, _ in arms))
@@ -67,7 +67,7 @@ def _layers(place: Place, lines: Sequence[str], across: Spec, said: Shown) -> li
     up: Spec = {"field": "arm", "type": "nominal", "sort": list(lines), "title": None}
     up["axis"] = {"labelLimit": 300}
     base = {"x": across, "y": up}
-    mark: Spec = {"type": "point", "size": 60, "opacity": 1}
+    mark: Spec = {"type": "point", "size": 60, "opacity": 1, "clip": True}
     ours = {"value": "#2e7fd6"}
     tips = [
         {"field": "arm", "title": "arm"},
@@ -92,7 +92,7 @@ def _layers(place: Place, lines: Sequence[str], across: Spec, said: Shown) -> li
         },
         {
             "transform": [place.holds("null")],
-            "mark": {"type": "tick", "thickness": 2, "size": 14},
+            "mark": {"type": "tick", "thickness": 2, "size": 14, "clip": True},
             "encoding": base,
         },
         {

@@ -42,7 +42,7 @@ def over_progress(
         for arm, each in of_the_chart(evidence, place.figure, name.quantity, tuple(there))
     ]
     up, beyond = value_axis(rows, said)
-    place = replace(place, note="; ".join(filter(None, (place.note, beyond))))
+    place = replace(place, beyond=beyond)
     across: Spec = {
         "field": "x",
         "type": "quantitative",
@@ -106,6 +106,7 @@ def _layers(place: Place, across: Spec, up: Spec, arm: Spec, said: Shown) -> lis
         {"field": "null", "title": "null", "format": ".3~g"},
         {"field": "draws", "title": "draws"},
     ]
+    diamond: Spec = {"type": "point", "shape": "diamond", "size": 80, "strokeWidth": 1.8}
     published = [{"field": "arm", "title": "arm"}, {"field": "value", "title": "published"}]
     return [
         {
@@ -125,7 +126,13 @@ def _layers(place: Place, across: Spec, up: Spec, arm: Spec, said: Shown) -> lis
         },
         {
             "transform": [place.holds("published")],
-            "mark": {"type": "point", "shape": "diamond", "size": 80, "strokeWidth": 1.8},
+            "mark": {
+                "type": "point",
+                "shape": "diamond",
+                "size": 80,
+                "strokeWidth": 1.8,
+                "clip": True,
+            },
             "encoding": {**base, "tooltip": [*published, {"field": "where", "title": "where"}]},
         },
     ]

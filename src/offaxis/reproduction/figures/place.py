@@ -18,7 +18,8 @@ class Place:
         figure: The figure's name.
         key: The panel's, once a figure.
         title: Above it.
-        note: Below the title.
+        note: Below the title: what was published.
+        beyond: Below the note: what the axis has no room for.
         columns: How many panels share its row.
         height: Of the plot.
         room: Beside the plot, for the labels of its axis.
@@ -28,6 +29,7 @@ class Place:
     key: str
     title: str
     note: str = ""
+    beyond: str = ""
     columns: int = 3
     height: int = 190
     room: int = 66
@@ -40,8 +42,10 @@ class Place:
     @property
     def frame(self) -> Spec:
         """The sides and the title of its chart."""
-        said = {"subtitle": self.note} if self.note else {}
-        title = {"text": self.title, "anchor": "start", "limit": self.width + self.room, **said}
+        # Two lines in every panel, so that the plots of a row stand at one height.
+        lines = [self.note or " ", self.beyond or " "]
+        limit = self.width + self.room
+        title = {"text": self.title, "subtitle": lines, "anchor": "start", "limit": limit}
         return {"width": self.width, "height": self.height, "title": title}
 
     def holds(self, kind: str) -> Spec:
@@ -66,6 +70,7 @@ def colour(arms: Sequence[str], *, legend: bool = True) -> Spec:
             "columns": 2,
             "symbolType": "stroke",
             "symbolStrokeWidth": 3,
+            "symbolOpacity": 1,
             "labelLimit": 150,
         }
         if legend

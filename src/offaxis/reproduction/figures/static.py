@@ -1,5 +1,6 @@
 """Figures as SVG and PDF, by vl-convert: no browser, no network, the same bytes each time."""
 
+import re
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +31,7 @@ def svg(figure: Figure) -> str:
     text: str = vl_convert.vegalite_to_svg(
         _whole(figure), vl_version=_VERSION, allowed_base_urls=[]
     )
-    return text
+    return _renumbered(text)
 
 
 def pdf(drawn: str) -> bytes:
@@ -38,7 +39,29 @@ def pdf(drawn: str) -> bytes:
     import vl_convert  # noqa: PLC0415 - an extra
 
     data: bytes = vl_convert.svg_to_pdf(drawn)
-    return data
+    return _sorted_resources(data)
+
+
+def _renumbered(text: str) -> str:
+    """Count an SVG's clips and gradients from 1; the library counts those of all it ever drew."""
+    names = dict.fromkeys(re.findall(r'\bid="([a-z_]+\d+)"', text))
+    new = {name: f"part{place}" for place, name in enumerate(names, start=1)}
+    return re.sub(
+        r'(\bid="|url\(#|href="#)([a-z_]+\d+)', lambda m: m[1] + new.get(m[2], m[2]), text
+    )
+
+
+def _sorted_resources(data: bytes) -> bytes:
+    """Sort the lines of a PDF that name resources; the library writes them in any order.
+
+    No offset changes, as the lines of a dictionary stay together.
+    """
+    return re.sub(
+        rb"(?:^ +/[a-z]+\d+ \d+ 0 R\n)+",
+        lambda block: b"".join(sorted(block[0].splitlines(keepends=True))),
+        data,
+        flags=re.MULTILINE,
+    )
 
 
 def _whole(figure: Figure) -> dict[str, Any]:
