@@ -57,7 +57,7 @@ def one_by_one(
         rows.append({"panel": place.key, "id": "", "arm": "", "kind": "rule", "value": baseline})
     drawn = [line for _, line, _ in arms if any(row["arm"] == line for row in rows)]
     across, _ = value_axis(rows, said, reach=math.inf)
-    place = replace(place, height=max(40, 22 * len(drawn)))
+    place = replace(place, height=max(40, 22 * len(drawn)), has_notes=False)
     nulls = frozenset(evidence.study.null_names(name, [arm for arm, _, _ in arms]))
     spec = {**place.frame, "layer": _layers(place, drawn, across, said)}
     return Panel(rows, spec, numbers, nulls, tuple(arm for arm, _, _ in arms))

@@ -126,13 +126,7 @@ def _layers(place: Place, across: Spec, up: Spec, arm: Spec, said: Shown) -> lis
         },
         {
             "transform": [place.holds("published")],
-            "mark": {
-                "type": "point",
-                "shape": "diamond",
-                "size": 80,
-                "strokeWidth": 1.8,
-                "clip": True,
-            },
+            "mark": {**diamond, "clip": True},
             "encoding": {**base, "tooltip": [*published, {"field": "where", "title": "where"}]},
         },
     ]

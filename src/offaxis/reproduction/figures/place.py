@@ -20,6 +20,7 @@ class Place:
         title: Above it.
         note: Below the title: what was published.
         beyond: Below the note: what the axis has no room for.
+        has_notes: Whether panels of its row have such lines.
         columns: How many panels share its row.
         height: Of the plot.
         room: Beside the plot, for the labels of its axis.
@@ -30,6 +31,7 @@ class Place:
     title: str
     note: str = ""
     beyond: str = ""
+    has_notes: bool = True
     columns: int = 3
     height: int = 190
     room: int = 66
@@ -42,10 +44,10 @@ class Place:
     @property
     def frame(self) -> Spec:
         """The sides and the title of its chart."""
-        # Two lines in every panel, so that the plots of a row stand at one height.
-        lines = [self.note or " ", self.beyond or " "]
-        limit = self.width + self.room
-        title = {"text": self.title, "subtitle": lines, "anchor": "start", "limit": limit}
+        title: Spec = {"text": self.title, "anchor": "start", "limit": self.width + self.room}
+        if self.has_notes:
+            # Two lines in every panel, so that the plots of a row stand at one height.
+            title["subtitle"] = [self.note or " ", self.beyond or " "]
         return {"width": self.width, "height": self.height, "title": title}
 
     def holds(self, kind: str) -> Spec:
