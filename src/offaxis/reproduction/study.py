@@ -154,12 +154,16 @@ def gather(out: Path, scale: Scale, changes: Changes | None = None) -> pa.Table:
     Raises:
         ResultsError: If a results folder is damaged, or the file cannot be written.
     """
-    found = sorted(out.glob("results/draw-*"), key=_number)
-    parts = [_table_of(_number(folder), out, scale, changes) for folder in found]
+    parts = [_table_of(draw, out, scale, changes) for draw in measured_draws(out)]
     table = pa.concat_tables([STUDY.empty_table(), *parts])
     with atomically(out / "study.parquet") as path:
         pq.write_table(table, path, compression="zstd")
     return table
+
+
+def measured_draws(out: Path) -> list[int]:
+    """The draws that have a results folder, ascending."""
+    return sorted(int(path.name.partition("-")[2]) for path in out.glob("results/draw-*"))
 
 
 def results_of(draw: int, out: Path) -> ResultsFolder:
@@ -168,20 +172,8 @@ def results_of(draw: int, out: Path) -> ResultsFolder:
 
 
 def _table_of(draw: int, out: Path, scale: Scale, changes: Changes | None) -> pa.Table:
-    """The rows of one draw: of every arm in its folder, the run of today's recipe."""
-    results = results_of(draw, out)
-    held = {run["name"]: run.get("arm") for run in results.manifest()["runs"]}
-    runs: dict[str, RunFacts] = {}
-    folders: dict[str, RunFolder] = {}
-    for arm in sorted(set(held.values()) & arms_of(scale).keys()):
-        recipe = drawn(arm, draw, scale, changes)
-        folder = model_folder(recipe, out)
-        name = folder.root.name
-        if name in held:
-            folders[arm] = folder
-            source = recipe.subspace.of if recipe.subspace is not None else None
-            free = source.recipe.arm if source is not None and source.recipe is not None else ""
-            runs[name] = RunFacts(arm, free)
+    """The rows of one draw."""
+    results, runs = results_of(draw, out), held_runs(draw, out, scale, changes)
     names = list(runs)
     table = study_table(
         draw,
@@ -189,12 +181,30 @@ def _table_of(draw: int, out: Path, scale: Scale, changes: Changes | None) -> pa
         readings=results.read("readings", names),
         training=results.read("training", names),
     )
+    folders = {facts.arm: RunFolder(out / "models" / name) for name, facts in runs.items()}
     answers = [visit.answer() for visit in visits(PROBES, draw, folders, out) if visit.is_kept]
     return pa.concat_tables([table, *answers])
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name.partition("-")[2])
+def held_runs(
+    draw: int, out: Path, scale: Scale, changes: Changes | None = None
+) -> dict[str, RunFacts]:
+    """Of every arm in the folder of a draw, the run of today's recipe, by name.
+
+    Raises:
+        ResultsError: If the results folder is damaged.
+    """
+    results = results_of(draw, out)
+    held = {run["name"]: run.get("arm") for run in results.manifest()["runs"]}
+    runs: dict[str, RunFacts] = {}
+    for arm in sorted(set(held.values()) & arms_of(scale).keys()):
+        recipe = drawn(arm, draw, scale, changes)
+        name = model_folder(recipe, out).root.name
+        if name in held:
+            source = recipe.subspace.of if recipe.subspace is not None else None
+            free = source.recipe.arm if source is not None and source.recipe is not None else ""
+            runs[name] = RunFacts(arm, free)
+    return runs
 
 
 def _passes(diagnostics: tuple[str, ...]) -> tuple[Pass, ...]:
