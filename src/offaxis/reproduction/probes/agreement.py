@@ -20,7 +20,7 @@ _ALL = "all-runs"
 
 def _ask(runs: Runs, out: Path) -> Sequence[Row]:
     compared = compare_command([run.root for run in runs.values()], console=_nowhere())["rows"]
-    arms = {run.root.name: arm for arm, run in runs.items()}
+    arms = {runs[arm].root.name: arm for arm in _ARMS if arm in runs}
     rows = [row for row in compared if row["role"] not in LEFT_OUT_ROLES]
     return [*_agreements(rows, arms), *_shares(rows, arms)]
 
