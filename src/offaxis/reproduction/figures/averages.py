@@ -21,7 +21,8 @@ MISSES = 0.05
 """The share of intervals that miss, each by itself."""
 
 Numbers = Float64[np.ndarray, " draws"]
-Path = tuple[Numbers, Numbers, Numbers]
+Steps = Float64[np.ndarray, "..."]
+Path = tuple[Steps, Steps, Steps]
 """Progress, values and nulls of one draw along its checkpoints."""
 
 
@@ -111,9 +112,7 @@ def _back(number: float | None, log: bool) -> float | None:
     return float(np.exp(number)) if log and number is not None else number
 
 
-def _averaged(
-    paths: Sequence[Path], grid: Numbers, *, log: bool
-) -> Iterator[tuple[float, Estimate]]:
+def _averaged(paths: Sequence[Path], grid: Steps, *, log: bool) -> Iterator[tuple[float, Estimate]]:
     """The estimates at every place of a grid that has any."""
     read = [
         [np.interp(grid, x, y, left=np.nan, right=np.nan) for y in (value, null)]
