@@ -1,104 +1,67 @@
-"""Probes in a study: what they give, that answers are kept, and what is said where one fails."""
+"""Probes: what they make of planted runs, that answers are kept, what is said where one fails."""
 
 import io
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from tests.reproduction import micro
+from tests.measurement.test_compare import saved, touched
+from tests.models import anchor_weights
 
 from offaxis.errors import ResultsError
-from offaxis.reproduction import entries
-from offaxis.reproduction.command import reproduce
-from offaxis.reproduction.probes import PROBES
+from offaxis.reproduction import probing
+from offaxis.reproduction.costs import asking_minutes
+from offaxis.reproduction.extract import STUDY
+from offaxis.reproduction.probes import PROBES, Probe
 from offaxis.reproduction.probes.edited import gains, point_of
-from offaxis.reproduction.probing import Visit, visit_all
-from offaxis.reproduction.study import gather
+from offaxis.reproduction.probing import Visit, visit_all, visits
 from offaxis.runs import RunFolder
 
-SMALL = ("data.prompts=2", "rollouts.per_prompt=2")
-CHANGES = micro.CHANGES | dict.fromkeys(("rlvr", "rlvr-again", "rlvr-random"), SMALL)
-ARMS = ("sft", "opd", "rlvr", "rlvr-again", "rlvr-random")
-ENTRY = entries.Entry(
-    "fig4", "Micro", ("norm",), further=dict.fromkeys(ARMS, 1), probes=("agreement", "edited")
-)
-
-
-def study(out: Path, **how: bool) -> dict:
-    quiet = Console(file=io.StringIO(), width=200)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(entries.ENTRIES, "fig4", ENTRY)
-        return reproduce(["fig4"], out=out, workers=2, changes=CHANGES, console=quiet, **how)
-
-
-def kept(out: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in out.glob("probes/draw-0/*.parquet")}
+(ARMS,) = PROBES["agreement"].groups
+QUIET = Console(file=io.StringIO())
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    out = tmp_path_factory.mktemp("study")
-    said = study(out)
-    assert not said["failed"]
-    return out
-
-
-@pytest.fixture(scope="module")
-def rows(done):
-    return gather(done, "tiny", CHANGES).to_pylist()
-
-
-def test_agreement_is_given_of_each_two_runs_beside_the_gate_and_chance(rows):
-    found = [row for row in rows if row["quantity"] == "jaccard" and row["matrices"] == "linear"]
-    pairs = {arm for arm in PROBES["agreement"].gives if "-and-" in arm}
-    # In so few steps both may have met no reward: of two that changed nothing nothing agrees.
-    assert {row["arm"] for row in found} | {"rlvr-and-rlvr-again"} == pairs
-    assert {row["null_name"] for row in found if row["arm"] == "opd-and-rlvr"} == {
-        "stratified",
-        "chance",
+def agreed(tmp_path_factory):
+    """Rows of runs of which the first two change the same weights, and the others others."""
+    root, start = tmp_path_factory.mktemp("runs"), anchor_weights()
+    names = sorted(f"run-{i}" for i in range(len(ARMS)))[::-1]  # against the order of the arms
+    runs = {
+        arm: RunFolder(saved(root / name, touched(start, 0.3, seed)))
+        for arm, name, seed in zip(ARMS, names, (1, 1, 2, 3, 4), strict=True)
     }
-    assert all(0 <= row["value"] <= 1 for row in found)
-    times = {
-        row["quantity"]: row["value"]
-        for row in rows
-        if row["arm"] == "all-runs" and row["matrices"] == "mlp"
+    return PROBES["agreement"].ask(runs, root)
+
+
+def test_agreement_is_given_of_each_two_runs_beside_the_gate_and_chance(agreed):
+    found = {
+        (row["arm"], row["quantity"], row["null_name"]): row
+        for row in agreed
+        if row["matrices"] == "linear"
     }
+    assert {arm for arm, *_ in found} == {*PROBES["agreement"].gives}
+    for null in ("stratified", "chance"):
+        assert found["sft-and-opd", "jaccard", null]["value"] == 1
+        assert found["opd-in-sft", "coverage", null]["value"] == 1
+        apart = found["opd-and-rlvr", "jaccard", null]
+        assert apart["value"] == pytest.approx(apart["null"], abs=0.05)
+        assert apart["null"] == pytest.approx(0.3 / 1.7, abs=0.05)
+    times = [
+        row["value"]
+        for (arm, _, null), row in found.items()
+        if arm == "all-runs" and null == "chance"
+    ]
     assert len(times) == len(ARMS) + 1
-    assert sum(times.values()) == pytest.approx(1)
+    assert sum(times) == pytest.approx(1)
 
 
-def test_energy_shares_of_both_kinds_add_up_beside_those_of_the_weights(rows):
+def test_energy_shares_of_both_kinds_add_up_beside_those_of_the_weights(agreed):
     for arm in ARMS:
-        own = [row for row in rows if row["quantity"] == "energy_share" and row["arm"] == arm]
+        own = [row for row in agreed if (row["arm"], row["quantity"]) == (arm, "energy_share")]
         assert {row["matrices"] for row in own} == {"attention", "mlp"}
         assert sum(row["value"] for row in own) == pytest.approx(1)
-        # one layer of width 16: q and o of 16 x 16, k and v of 8 x 16; three of 32 x 16
-        assert {row["matrices"]: row["null"] for row in own} == pytest.approx(
-            {"attention": 768 / 2304, "mlp": 1536 / 2304}
-        )
-
-
-def test_edited_ends_are_points_beside_random_directions(rows):
-    found = {
-        (row["arm"], row["point"], row["quantity"]): row
-        for row in rows
-        if row["point"].startswith("edit=")
-    }
-    assert {arm for arm, _, _ in found} == {"opd", "sft", "rlvr"}
-    points = {point for _, point, _ in found}
-    assert {"edit=top-1", "edit=top-16-norm", "edit=spectrum", "edit=scale-0.5"} < points
-    # sixteen directions are all that these matrices have, so that nothing of them is cut off
-    whole = [row for row in rows if (row["arm"], row["point"]) == ("opd", "end")]
-    kl = {row["quantity"]: row["value"] for row in whole}["forward_kl_nats"]
-    cut = found["opd", "edit=top-16", "forward_kl_nats"]
-    assert cut["value"] == pytest.approx(kl, rel=1e-3)
-    assert cut["null"] != pytest.approx(kl, rel=1e-3)
-    assert cut["null_name"] == "random directions"
-
-
-def test_the_arms_of_all_rows_are_those_that_a_probe_says(rows, done):
-    said = {arm for name in ENTRY.probes for arm in PROBES[name].gives}
-    assert {row["arm"] for row in rows} == {*ARMS, *said}
+        assert sum(row["null"] for row in own) == pytest.approx(1)
 
 
 def test_of_a_gain_the_share_that_is_left_is_taken():
@@ -108,35 +71,49 @@ def test_of_a_gain_the_share_that_is_left_is_taken():
     assert point_of("top=16,norm") == "edit=top-16-norm"
 
 
-def test_answers_are_kept_and_one_that_is_gone_is_asked_for_again(done, rows):
-    before = kept(done)
-    assert len(before) == 4
-    cost = study(done, dry_run=True)["all"]["core_minutes"]
-    lost = next(path for path in before if path.name.startswith("edited"))
-    lost.unlink()
-    assert study(done, dry_run=True)["all"]["core_minutes"] == pytest.approx(
-        cost + PROBES["edited"].seconds / 60
-    )
-    study(done)
-    assert {path: time for path, time in kept(done).items() if path != lost} == {
-        path: time for path, time in before.items() if path != lost
-    }
-    assert gather(done, "tiny", CHANGES).to_pylist() == rows
+def probe(version: int = 1) -> Probe:
+    row = {"arm": "opd", "quantity": "norm", "value": 2.0}
+    return Probe("fake", version, (("opd", "sft"), ("opd",)), (), lambda *_: [row], seconds=90.0)
 
 
-def test_a_damaged_answer_is_refused_with_its_place(done):
-    path = min(kept(done))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:40])
-    with pytest.raises(ResultsError, match=path.name):
-        gather(done, "tiny", CHANGES)
-    path.write_bytes(whole)
-
-
-def test_a_probe_that_fails_is_noted_and_the_others_are_asked(tmp_path):
-    (tmp_path / "empty").mkdir()
-    visit = Visit("mechanism", 0, {"opd": RunFolder(tmp_path / "empty")}, tmp_path)
-    failures = {}
-    visit_all([visit], 1, Console(file=io.StringIO()), failures)
-    assert list(failures) == ["mechanism of empty"]
+def test_an_answer_is_kept_under_its_runs_and_the_version_of_its_probe(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROBES, "fake", probe())
+    runs = {"opd": RunFolder(tmp_path / "opd-12")}
+    (visit,) = visits(["fake"], 3, runs, tmp_path)  # the group that lacks SFT is left out
     assert not visit.is_kept
+    assert asking_minutes(["fake"], {3: runs}, tmp_path) == 1.5
+    probing.ask(visit)
+    assert visit.is_kept
+    assert asking_minutes(["fake"], {3: runs}, tmp_path) == 0
+    table = visit.answer()
+    assert table.schema == STUDY
+    (row,) = table.to_pylist()
+    assert (row["draw"], row["arm"], row["value"], row["null"]) == (3, "opd", 2.0, None)
+    (other,) = visits(["fake"], 3, {"opd": RunFolder(tmp_path / "opd-13")}, tmp_path)
+    assert not other.is_kept
+    monkeypatch.setitem(PROBES, "fake", probe(version=2))
+    assert not visit.is_kept
+
+
+def test_a_damaged_answer_is_refused_with_its_place(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROBES, "fake", probe())
+    visit = Visit("fake", 0, {"opd": RunFolder(tmp_path / "opd-12")}, tmp_path)
+    probing.ask(visit)
+    visit.path.write_bytes(visit.path.read_bytes()[:40])
+    with pytest.raises(ResultsError, match=visit.path.name):
+        visit.answer()
+    pq.write_table(STUDY.empty_table().drop_columns(["value"]), visit.path)
+    with pytest.raises(ResultsError, match="value"):
+        visit.answer()
+
+
+def test_a_probe_that_fails_is_noted_and_what_is_kept_is_not_asked(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(PROBES, "fake", probe())
+    kept = Visit("fake", 0, {"opd": RunFolder(tmp_path / "opd-12")}, tmp_path)
+    probing.ask(kept)
+    (tmp_path / "opd-13").mkdir()
+    lost = Visit("mechanism", 0, {"opd": RunFolder(tmp_path / "opd-13")}, tmp_path)
+    failures = {}
+    visit_all([kept, lost], 1, QUIET, failures)
+    assert list(failures) == ["mechanism of opd-13"]
+    assert not lost.is_kept

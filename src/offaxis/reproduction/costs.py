@@ -86,7 +86,7 @@ def costs(
             len(runs),
             len(needed),
             sum(job.stage.is_finished for job in needed),
-            _minutes(needed, [jobs[run] for run in runs]) + _asking(probes, asked, out),
+            _minutes(needed, [jobs[run] for run in runs]) + asking_minutes(probes, asked, out),
             sum(job.stage.checkpoint_bytes for job in needed) / 1e6,
         )
 
@@ -136,8 +136,14 @@ def _minutes(needed: Iterable[Job], runs: Iterable[Job]) -> float:
     return (training + sum(_UNIT_SECONDS * _units(job.recipe) for job in runs)) / 60
 
 
-def _asking(probes: Sequence[str], runs: Mapping[int, Runs], out: Path) -> float:
-    """Minutes of the visits that are not kept."""
+def asking_minutes(probes: Sequence[str], runs: Mapping[int, Runs], out: Path) -> float:
+    """The estimated minutes of one core for what probes have not answered yet.
+
+    Args:
+        probes: Their names.
+        runs: By draw and arm.
+        out: The folder of everything.
+    """
     asked = [visit for draw, arms in runs.items() for visit in visits(probes, draw, arms, out)]
     return sum(PROBES[visit.probe].seconds for visit in asked if not visit.is_kept) / 60
 

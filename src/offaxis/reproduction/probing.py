@@ -64,8 +64,9 @@ class Visit:
             ResultsError: If the file is damaged.
         """
         try:
-            return pq.read_table(self.path, schema=STUDY)
-        except (OSError, pa.ArrowException) as error:
+            table = pq.read_table(self.path)
+            return table.select(STUDY.names).cast(STUDY)
+        except (OSError, KeyError, pa.ArrowException) as error:
             raise ResultsError(
                 str(self.path),
                 expected="rows of the study table",
@@ -113,7 +114,7 @@ def visit_all(asked: Sequence[Visit], workers: int, console: Console, failures: 
         worker_pool(min(workers, len(missing)), _begin) as pool,
         progress(console) as bars,
     ):
-        running = {pool.submit(_visit, visit): visit for visit in missing}
+        running = {pool.submit(ask, visit): visit for visit in missing}
         for future in bars.track(as_completed(running), len(running), description="probing"):
             label = running[future].label
             try:
@@ -129,8 +130,12 @@ def _begin() -> None:
     """A worker needs nothing."""
 
 
-def _visit(visit: Visit) -> None:
-    """Ask in a worker, and keep the answer."""
+def ask(visit: Visit) -> None:
+    """Ask, and keep the answer.
+
+    Raises:
+        OffaxisError: As the probe; or if the answer cannot be written.
+    """
     rows = PROBES[visit.probe].ask(visit.runs, visit.out)
     table = pa.Table.from_pylist([row | {"draw": visit.draw} for row in rows], schema=STUDY)
     visit.path.parent.mkdir(parents=True, exist_ok=True)
