@@ -123,7 +123,7 @@ def test_a_browser_draws_every_figure_in_both_schemes_and_fetches_nothing(writte
                 tab.emulate_media(color_scheme=scheme)
                 tab.wait_for_selector("html[data-state=drawing]", state="attached")
             state = "html[data-state=drawn], html[data-state=failed]"
-            tab.wait_for_selector(state, state="attached", timeout=60_000)
+            tab.wait_for_selector(state, state="attached", timeout=180_000)
             assert tab.get_attribute("html", "data-state") == "drawn"
             assert tab.evaluate(ON_THE_PAGE) == [[name, 1, False] for name in DRAWN]
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
