@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from offaxis.files import exclusively
+from tests.inline import open_inline
 
 torch.set_num_threads(1)
 
@@ -26,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("trials"):
             item.add_marker(pytest.mark.skip(reason="the long form: make trials"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_worker_is_this_process():
+    """A worker takes seconds to load its libraries, and what it answers is the same here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("offaxis.measurement.run.open_executor", open_inline)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -44,9 +44,14 @@ def save(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> Pa
     return path
 
 
-def save_run(path: Path, sizes: dict[int, float], dtype: torch.dtype = torch.float32) -> Path:
+def save_run(
+    path: Path,
+    sizes: dict[int, float],
+    dtype: torch.dtype = torch.float32,
+    anchor: Weights | None = None,
+) -> Path:
     """A folder of `checkpoint-N`, checkpoint-0 being the anchor."""
-    anchor = anchor_weights()
+    anchor = anchor_weights() if anchor is None else anchor
     save(path / "checkpoint-0", anchor, dtype)
     for step, size in sizes.items():
         save(path / f"checkpoint-{step}", moved(anchor, size), dtype)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from offaxis.catalog import collect
-from offaxis.diagnostics.base import Diagnostic, Reading, Tier, WeightUpdate
+from offaxis.diagnostics.base import Diagnostic, Reading, Tier
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.engine import Draws, Evaluated, Stored, evaluate, prepare, request_for
 from offaxis.engine.facts import facts_of
 from offaxis.engine.spikes import above_edge

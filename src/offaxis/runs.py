@@ -24,6 +24,9 @@ from offaxis.files import write_text
 MANIFEST_FORMAT = "offaxis-run"
 MANIFEST_VERSION = 1
 
+_LARGEST = 1 << 30
+"""Bytes of a manifest or a log, which a stranger may have written."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -84,8 +87,8 @@ class RunFolder:
         if not self.manifest_path.is_file():
             return None
         try:
-            manifest = json.loads(self.manifest_path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            manifest = json.loads(self._text(self.manifest_path))
+        except (OSError, ValueError, RecursionError) as error:
             raise self._unreadable(str(error)) from error
         if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
             return None  # a stranger's file of the same name
@@ -113,15 +116,25 @@ class RunFolder:
         if not self.log_path.is_file():
             return []
         try:
-            whole = self.log_path.read_text("utf-8").rpartition("\n")[0].splitlines()
+            whole = self._text(self.log_path).rpartition("\n")[0].splitlines()
         except (OSError, ValueError) as error:
             raise self._bad_log(0, str(error)) from error
         return [self._log_line(number, text) for number, text in enumerate(whole, 1) if text]
 
+    def _text(self, file: Path) -> str:
+        """What a file of this folder says; a link out of it is not followed."""
+        if file.resolve().parent != self.root.resolve():
+            raise OSError(f"a link to {file.resolve()}")
+        if file.stat().st_size > _LARGEST:
+            raise OSError(
+                f"{file.stat().st_size:,} bytes, more than the {_LARGEST:,} that are read"
+            )
+        return file.read_text("utf-8")
+
     def _log_line(self, number: int, text: str) -> dict[str, Any]:
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._bad_log(number, str(error)) from error
         if not isinstance(line, dict) or type(line.get("step")) is not int:
             raise self._bad_log(number, text[:80])

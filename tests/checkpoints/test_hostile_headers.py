@@ -14,6 +14,7 @@ from tests.models import anchor_weights, moved, save
 
 from offaxis.checkpoints.access import Access
 from offaxis.checkpoints.formats import open_checkpoint
+from offaxis.checkpoints.names.model import model_at
 from offaxis.checkpoints.safetensors_folder import SafetensorsFolder
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.checkpoints.trust import own_file, read_header, read_object
@@ -23,6 +24,7 @@ from offaxis.errors import CheckpointError
 from offaxis.measurement.options import Options, passes
 from offaxis.measurement.plan import make_plan
 from offaxis.measurement.stream import run_task
+from offaxis.runs import RunFolder
 from offaxis.table import ResultsFolder
 
 INDEX = "model.safetensors.index.json"
@@ -264,3 +266,16 @@ def test_code_beside_the_weights_is_left_alone(tmp_path: Path) -> None:
         (folder / name).write_bytes(b"cos\nabort\n(tR.")
     reader = open_checkpoint(folder)
     assert all(reader.read(name).shape for name in reader.tensors())
+
+
+def test_a_linked_config_or_manifest_is_not_followed(tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"format": "offaxis-run", "version": 1, "model_type": "qwen3"}')
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").symlink_to(secret)
+    (folder / "manifest.json").symlink_to(secret)
+    (folder / "log.jsonl").symlink_to(secret)
+    for read in (lambda: model_at(folder), RunFolder(folder).manifest, RunFolder(folder).log):
+        with pytest.raises(CheckpointError, match="a link to"):
+            read()

@@ -1,4 +1,4 @@
-"""The main job as a user runs it: `offaxis demo --preset smoke`, twice."""
+"""The main job as a user runs it, `offaxis demo --preset smoke`: interrupted once, begun again."""
 
 import json
 import os
@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from offaxis.demo import PRESETS, demo_recipes
+from offaxis.measurement import measure_runs
 from offaxis.table import TABLES, ResultsFolder
+from offaxis.training import train
 
 ARMS = {"sft-base", "sft", "opd", "rlvr", "rlvr-random", "rlvr-long"}
 CONTROLS = {"opd-k16-early", "opd-k16-random"}
@@ -21,58 +24,14 @@ def command(out: Path) -> list[str]:
     return [sys.executable, "-m", "offaxis", "demo", str(out), "--preset", "smoke", "--json"]
 
 
-def smoke(out: Path) -> dict:
-    done = subprocess.run(command(out), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return json.loads(done.stdout)
-
-
-def tables(results: ResultsFolder) -> dict[str, bytes]:
-    """What two equal demos share: training logs hold seconds, which differ."""
-    return {
-        f"{name}/{path.name}": path.read_bytes()
-        for name in set(TABLES) - {"training"}
-        for path in sorted((results.root / name).glob("*.parquet"))
-    }
+def manifests(out: Path, kind: str) -> dict[Path, dict]:
+    return {path: json.loads(path.read_text()) for path in out.glob(f"{kind}/*/manifest.json")}
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return smoke(tmp_path_factory.mktemp("first") / "demo-smoke")
-
-
-def test_every_arm_is_trained_measured_and_shown(first: dict) -> None:
-    results = ResultsFolder(Path(first["results"]))
-    manifest = results.manifest()
-    assert {run["arm"] for run in manifest["runs"]} == ARMS | CONTROLS
-    assert manifest["study"]["preset"] == "smoke"
-    page = Path(first["report"]).read_text("utf-8")
-    assert "far too few steps to learn" in page
-    assert len(page) < 2_000_000
-    readings = results.read("readings").to_pylist()
-    assert {row["master_precision"] for row in readings} == {"float32"}
-    alone = [r for r in readings if r["value"] is not None and r["null_mean"] is None]
-    # Of what did not move at all (an embedding frozen beside a subspace) chance says nothing.
-    assert all("zero_update" in row["flags"] and row["value"] == 0 for row in alone)
-    assert "OPD inside its early subspace" in page
-    by_arm = {run["arm"]: run["anchor"] for run in manifest["runs"] if run["arm"] in ARMS}
-    shared = {anchor for arm, anchor in by_arm.items() if arm != "sft-base"}
-    assert len(shared) == 1
-    assert by_arm["sft-base"] not in shared
-
-
-def test_every_checkpoint_is_a_hugging_face_model(first: dict) -> None:
-    for run in first["runs"]:
-        checkpoints = sorted(Path(run).glob("checkpoint-*"))
-        assert len(checkpoints) >= 4
-        model = AutoModelForCausalLM.from_pretrained(checkpoints[-1])
-        assert model.config.model_type == "qwen3"
-
-
-def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path) -> None:
-    """The second demo is interrupted once and begun again: what was finished is kept."""
-    out = tmp_path / "demo-smoke"
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo that Ctrl-C has ended while runs were being trained."""
+    out = tmp_path_factory.mktemp("first") / "demo-smoke"
     process = subprocess.Popen(
         command(out),
         start_new_session=True,
@@ -91,13 +50,72 @@ def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path
         process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in said
-    finished = {
+    return out
+
+
+@pytest.fixture(scope="module")
+def unfinished(interrupted: Path) -> str:
+    """A run that was ended in its middle."""
+    found = [
+        path.parent.name for path, m in manifests(interrupted, "runs").items() if not m["finished"]
+    ]
+    assert found
+    return min(found)
+
+
+@pytest.fixture(scope="module")
+def first(interrupted: Path, unfinished: str) -> dict:
+    """What the same command says when it has gone on to the end; finished models stay."""
+    held = {
         path: path.stat().st_mtime_ns
-        for path in out.glob("models/*/manifest.json")
-        if json.loads(path.read_text())["finished"]
+        for path, m in manifests(interrupted, "models").items()
+        if m["finished"]
     }
-    assert finished
-    second = smoke(out)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    one, other = (ResultsFolder(Path(said["results"])) for said in (first, second))
-    assert tables(one) == tables(other)
+    assert held
+    done = subprocess.run(command(interrupted), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in held} == held
+    return json.loads(done.stdout)
+
+
+def tables(results: ResultsFolder, run: str) -> dict[str, bytes]:
+    """What two equal runs share: training logs hold seconds, which differ."""
+    return {name: results.part(name, run).read_bytes() for name in set(TABLES) - {"training"}}
+
+
+def test_every_arm_is_trained_measured_and_shown(first: dict) -> None:
+    results = ResultsFolder(Path(first["results"]))
+    manifest = results.manifest()
+    assert {run["arm"] for run in manifest["runs"]} == ARMS | CONTROLS
+    assert manifest["study"]["preset"] == "smoke"
+    page = Path(first["report"]).read_text("utf-8")
+    assert "far too few steps to learn" in page
+    assert len(page) < 2_000_000
+    readings = results.read("readings").to_pylist()
+    assert {row["master_precision"] for row in readings} == {"float32"}
+    alone = [r for r in readings if r["value"] is not None and r["null_mean"] is None]
+    # Of what did not move at all (an embedding frozen beside a subspace) chance says nothing.
+    assert all("zero_update" in row["flags"] for row in alone)
+    assert "OPD inside its early subspace" in page
+    by_arm = {run["arm"]: run["anchor"] for run in manifest["runs"] if run["arm"] in ARMS}
+    shared = {anchor for arm, anchor in by_arm.items() if arm != "sft-base"}
+    assert len(shared) == 1
+    assert by_arm["sft-base"] not in shared
+
+
+def test_every_checkpoint_is_a_hugging_face_model(first: dict) -> None:
+    for run in first["runs"]:
+        checkpoints = sorted(Path(run).glob("checkpoint-*"))
+        assert len(checkpoints) >= 4
+        model = AutoModelForCausalLM.from_pretrained(checkpoints[-1])
+        assert model.config.model_type == "qwen3"
+
+
+def test_equal_seeds_give_equal_readings_bit_for_bit(
+    first: dict, unfinished: str, tmp_path: Path
+) -> None:
+    """The run that was interrupted, trained and measured again: alone, and in one go."""
+    [recipe] = (r for r in demo_recipes(PRESETS["smoke"]) if r.run_name == unfinished)
+    again = measure_runs([train(recipe, tmp_path).root], tmp_path / "results", study={}, workers=1)
+    assert tables(again, unfinished) == tables(ResultsFolder(Path(first["results"])), unfinished)

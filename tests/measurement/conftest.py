@@ -23,3 +23,17 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
     out = tmp_path_factory.mktemp("results")
     return measure(find_trajectories([run_folder]), out, OPTIONS, workers=1)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """The bytes of every table and of the manifest; nothing in them belongs to one execution."""
+    found = [*out.rglob("*.parquet"), out / "manifest.json"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process makes of the run, with the options that a command has by default."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    measure(find_trajectories([run_folder]), out, Options(), workers=1)
+    return content(out)

@@ -26,7 +26,8 @@ from offaxis.measurement.executors.base import Limits, in_turn
 from offaxis.measurement.executors.cluster import find_cluster
 from offaxis.measurement.executors.torchrun import VARIABLES
 from offaxis.workers import GIVES_BACK, SINGLE_THREAD
-from tests.measurement.test_faults import content, finished
+from tests.measurement.conftest import content
+from tests.measurement.test_faults import finished
 from tests.models import anchor_weights, moved, save, save_run
 
 RANK = dict.fromkeys(VARIABLES, "1")
@@ -122,15 +123,6 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_ranks_make_the_table_of_the_pool(run_folder: Path, tmp_path: Path) -> None:
-    done = torchrun(run_folder, "--out", tmp_path / "ranks")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"results: {tmp_path / 'ranks'}\n"
-    assert done.stderr.count("plan:") == 1
-    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
-    assert content(tmp_path / "ranks") == content(tmp_path / "pool")
-
-
 def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None:
     """The third of five matrices belongs to the first rank, the second to the other."""
     run = save_run(tmp_path / "run", {1: 1e-3})
@@ -146,8 +138,9 @@ def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.trials)])
 def test_a_rank_killed_from_outside_ends_the_job_and_the_same_command_goes_on(
-    run_folder: Path, tmp_path: Path, killed: int
+    run_folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, killed: int
 ) -> None:
+    """What two ranks make is the pool's table; one of them plans, prints and writes."""
     out = tmp_path / "ranks"
     arguments = torchrun_command(run_folder, "--out", out)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as job:
@@ -163,9 +156,10 @@ def test_a_rank_killed_from_outside_ends_the_job_and_the_same_command_goes_on(
     assert kept
     done = torchrun(run_folder, "--out", out)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"results: {out}\n"
+    assert done.stderr.count("plan:") == 1
     assert {path: finished(out)[path] for path in kept} == kept
-    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
-    assert content(out) == content(tmp_path / "pool")
+    assert content(out) == undisturbed
 
 
 def children(parent: int) -> list[int]:
@@ -303,24 +297,22 @@ def test_a_killed_worker_is_survived_on_two_nodes_of_ray(
 @NEEDS_RAY
 @pytest.mark.trials
 def test_ray_is_started_in_process_where_there_is_no_cluster(
-    run_folder: Path, tmp_path: Path
+    run_folder: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
     done = with_ray(*arguments, tmp_path / "ray", "--workers", "2")
     assert done.returncode == 0, done.stdout
-    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
-    assert content(tmp_path / "ray") == content(tmp_path / "pool")
+    assert content(tmp_path / "ray") == undisturbed
 
 
 @NEEDS_RAY
 @pytest.mark.trials
 def test_a_cluster_started_by_hand_is_joined_and_its_ruins_are_not(
-    run_folder: Path, tmp_path: Path
+    run_folder: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     head = ["-m", "ray.scripts.scripts", "start", "--head", "--num-cpus", "2", "--port", "0"]
     small = ["--include-dashboard", "false", "--object-store-memory", "80000000"]
     arguments = ["-m", "offaxis", "measure", run_folder, "--executor", "ray", "--out"]
-    measure(find_trajectories([run_folder]), tmp_path / "pool", Options(), workers=1)
     with of_ray() as environment:
         started = python(*head, *small, environment=environment, limit=120)
         assert started.returncode == 0, started.stdout
@@ -330,8 +322,8 @@ def test_a_cluster_started_by_hand_is_joined_and_its_ruins_are_not(
         kill_those_with(f"RAY_TMPDIR={environment['RAY_TMPDIR']}")
         again = python(*arguments, tmp_path / "again", environment=environment, limit=120)
         assert again.returncode == 0, again.stdout
-    assert content(tmp_path / "ray") == content(tmp_path / "pool")
-    assert content(tmp_path / "again") == content(tmp_path / "pool")
+    assert content(tmp_path / "ray") == undisturbed
+    assert content(tmp_path / "again") == undisturbed
 
 
 @contextmanager

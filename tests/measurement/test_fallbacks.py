@@ -15,7 +15,8 @@ def printed(root: Path, size: float, tier: str) -> str:
     folder = save_run(root / "run", {1: size})
     said = io.StringIO()
     console = Console(file=said, width=200)
-    measure(find_trajectories([folder]), root / "out", Options(tier=tier), console=console)
+    options = Options(tier=tier, draws=2, edge_draws=1)
+    measure(find_trajectories([folder]), root / "out", options, workers=1, console=console)
     return said.getvalue()
 
 

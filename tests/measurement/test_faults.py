@@ -15,20 +15,16 @@ from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.files import exclusively, sweep
 from offaxis.measurement import Options, measure
 from offaxis.table import ResultsFolder
+from tests.conftest import IN_TRIALS
+from tests.measurement.conftest import content
 from tests.models import save_run
 
 NUM_UNITS = 6 * 3  # tensors of the tiny model, checkpoints of the run
-KILLS = 5
+KILLS = 5 if IN_TRIALS else 3
 
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "offaxis", "measure", *map(str, arguments)]
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """The bytes of every table and of the manifest; nothing in them belongs to one execution."""
-    found = [*out.rglob("*.parquet"), out / "manifest.json"]
-    return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
 
 def finished(out: Path) -> dict[str, tuple[int, int]]:
@@ -51,13 +47,6 @@ def members(group: int) -> list[int]:
         if int(its_group) == group and state != "Z":
             found.append(int(entry.parent.name))
     return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("undisturbed")
-    measure(find_trajectories([run_folder]), out, Options(), workers=1)
-    return content(out)
 
 
 @pytest.mark.parametrize(

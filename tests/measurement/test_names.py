@@ -15,8 +15,9 @@ from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.cli import run as command
 from offaxis.errors import CoverageError
 from offaxis.measurement import Options, Pass, measure
+from offaxis.measurement.jobs import unit_path
 from offaxis.measurement.plan import make_plan
-from offaxis.measurement.stream import run_task, unit_path
+from offaxis.measurement.stream import run_task
 from offaxis.measurement.units import load
 from offaxis.table import ResultsFolder
 from tests.models import Weights, anchor_weights, moved, save, save_run

@@ -15,8 +15,35 @@ from offaxis.errors import CheckpointError, ResultsError
 from offaxis.measurement import Options, beside, measure
 from offaxis.measurement.options import passes
 from offaxis.table import TABLES, ResultsFolder
-from tests.measurement.conftest import OPTIONS
-from tests.models import anchor_weights, moved, save, save_run
+from tests import models
+from tests.measurement import conftest
+from tests.models import Weights, moved, save
+
+# The smallest that has all there is to keep: a few draws, two matrices, a vector.
+OPTIONS = replace(conftest.OPTIONS, draws=2, edge_draws=1)
+TENSORS = {
+    "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.1.mlp.up_proj.weight",
+    "model.norm.weight",
+}
+
+
+def anchor_weights(seed: int = 0) -> Weights:
+    return {name: W for name, W in models.anchor_weights(seed).items() if name in TENSORS}
+
+
+def save_run(path: Path, sizes: dict[int, float]) -> Path:
+    return models.save_run(path, sizes, anchor=anchor_weights())
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny", {1: 1e-4, 5: 3e-3, 20: 3e-2})
+
+
+@pytest.fixture(scope="module")
+def results(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
+    return again(run_folder, tmp_path_factory.mktemp("results"))
 
 
 def tables(results: ResultsFolder) -> dict[str, bytes]:
@@ -109,7 +136,10 @@ def both(results: ResultsFolder) -> list[dict[tuple, dict]]:
 
 
 def by_command(folder: Path, out: Path, *more: str) -> ResultsFolder:
-    assert run(["measure", str(folder), "--out", str(out), "--workers", "1", *more]) == 0
+    assert (
+        run(["measure", str(folder), "--out", str(out), "--workers", "1", "--draws", "2", *more])
+        == 0
+    )
     return ResultsFolder(out)
 
 

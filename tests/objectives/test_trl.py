@@ -11,8 +11,7 @@ from offaxis.objectives.grpo import group_advantages, grpo
 from offaxis.objectives.loss import token_loss
 from offaxis.objectives.opd import opd
 from offaxis.objectives.sft import sft
-from offaxis.recipe import Precision
-from offaxis.recipe.parts import ModelConfig
+from offaxis.recipe import ModelConfig, Precision
 from offaxis.tasks.chain import chain13
 from offaxis.training.heads import fixed_head, head_of
 from offaxis.training.models import new_model, task_tokenizer

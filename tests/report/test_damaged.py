@@ -7,6 +7,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.conftest import IN_TRIALS
 
 from offaxis.cli import run
 from offaxis.table import TABLES, ResultsFolder
@@ -75,8 +76,8 @@ def test_a_manifest_without_any_one_value(broken, capsys):
 def test_a_manifest_with_any_one_value_of_a_wrong_type(broken, capsys):
     manifest = json.loads(broken.manifest_path.read_text("utf-8"))
     for index, path in enumerate(judged_places(manifest)):
-        # Every place meets a few of the wrong values, every wrong value several places.
-        for wrong in WRONG[index % 6 :: 6]:
+        # Every place meets a wrong value, every wrong value several places; in trials all meet.
+        for wrong in WRONG if IN_TRIALS else WRONG[index % len(WRONG) :: len(WRONG)]:
             broken.manifest_path.write_text(json.dumps(replaced(manifest, path, wrong)), "utf-8")
             reported(broken, capsys)
 
@@ -144,7 +145,7 @@ def test_any_one_column_missing_or_null_or_of_another_type(broken, capsys, table
             made.append(whole.drop_columns([column]))
         if kind != pa.string():
             made.append(whole.set_column(index, column, pa.array(["odd"] * whole.num_rows)))
-        for content in made:
+        for content in made if IN_TRIALS else made[index % len(made) :][:1]:
             pq.write_table(content, part)
             reported(broken, capsys)
 

@@ -7,9 +7,9 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.linalg.concentration import gaussian_energy_of_largest
 
 FRACTIONS = {"top01pct_coordinates": 1e-3, "top1pct_coordinates": 1e-2, "top5pct_coordinates": 5e-2}

@@ -9,9 +9,9 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.linalg import visibility
 
 _NORMAL_95 = 1.96

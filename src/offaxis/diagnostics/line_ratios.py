@@ -6,10 +6,10 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
     undefined,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.diagnostics.sparsity import Eta, sparsity
 from offaxis.linalg import stripes
 

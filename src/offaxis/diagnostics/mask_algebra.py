@@ -8,14 +8,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from offaxis.diagnostics.base import (
-    Anchor,
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
     undefined,
 )
+from offaxis.diagnostics.facts import Anchor, WeightUpdate
 from offaxis.diagnostics.masks import masks
 from offaxis.diagnostics.sparsity import Eta, gate_name
 from offaxis.linalg import gates

@@ -5,13 +5,8 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from offaxis.diagnostics.base import (
-    ClosedForm,
-    NullReading,
-    Reading,
-    WeightUpdate,
-    diagnostic,
-)
+from offaxis.diagnostics.base import ClosedForm, NullReading, Reading, diagnostic
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.diagnostics.sparsity import Eta, gate_name
 from offaxis.linalg import gates
 

@@ -7,9 +7,9 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.linalg.rounding import rounding_noise, spacings_of
 
 

@@ -7,10 +7,10 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
     undefined,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 
 SHARES = {"1pct": 0.01, "5pct": 0.05, "10pct": 0.10, "20pct": 0.20}
 """Of the smaller dimension."""

@@ -11,10 +11,9 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    Spectrum,
-    WeightUpdate,
     diagnostic,
 )
+from offaxis.diagnostics.facts import Spectrum, WeightUpdate
 from offaxis.linalg import ranks
 
 TOP = 16

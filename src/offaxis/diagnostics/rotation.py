@@ -7,15 +7,8 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 
-from offaxis.diagnostics.base import (
-    Reading,
-    Rotation,
-    Side,
-    Tier,
-    WeightUpdate,
-    diagnostic,
-    undefined,
-)
+from offaxis.diagnostics.base import Reading, Tier, diagnostic, undefined
+from offaxis.diagnostics.facts import Rotation, Side, WeightUpdate
 
 _BOUNDARY = 0.1  # an update above this share of the gap can swap directions across it
 

@@ -7,10 +7,10 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    WeightUpdate,
     diagnostic,
     undefined,
 )
+from offaxis.diagnostics.facts import WeightUpdate
 
 
 def _isotropic(update: WeightUpdate) -> Iterable[ClosedForm]:

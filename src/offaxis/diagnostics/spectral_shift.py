@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from offaxis.diagnostics.base import ZERO_UPDATE, Reading, WeightUpdate, diagnostic
+from offaxis.diagnostics.base import ZERO_UPDATE, Reading, diagnostic
+from offaxis.diagnostics.facts import WeightUpdate
 
 
 @diagnostic(

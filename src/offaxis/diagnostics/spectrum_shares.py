@@ -8,10 +8,9 @@ from offaxis.diagnostics.base import (
     ClosedForm,
     NullReading,
     Reading,
-    Spectrum,
-    WeightUpdate,
     diagnostic,
 )
+from offaxis.diagnostics.facts import Spectrum, WeightUpdate
 from offaxis.linalg.noise_law import iid_top_energy
 from offaxis.linalg.ranks import iid_edge
 

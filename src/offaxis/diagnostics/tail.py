@@ -5,7 +5,8 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from offaxis.diagnostics.base import UNDEFINED_AT_ZERO, Reading, WeightUpdate, diagnostic
+from offaxis.diagnostics.base import UNDEFINED_AT_ZERO, Reading, diagnostic
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.linalg.ranks import hill_exponent
 
 

@@ -6,13 +6,8 @@ from typing import Annotated
 import torch
 from annotated_types import Gt
 
-from offaxis.diagnostics.base import (
-    ClosedForm,
-    NullReading,
-    Reading,
-    WeightUpdate,
-    diagnostic,
-)
+from offaxis.diagnostics.base import ClosedForm, NullReading, Reading, diagnostic
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.diagnostics.sparsity import gate_name
 from offaxis.linalg import tolerances
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Anchor
+from offaxis.diagnostics.facts import Anchor
 from offaxis.engine.request import Request
 from offaxis.errors import NumericsError
 from offaxis.linalg import rounding

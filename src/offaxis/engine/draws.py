@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Diagnostic, Need, NullReading, Settings, Tier, WeightUpdate
+from offaxis.diagnostics.base import (
+    Diagnostic,
+    Need,
+    NullReading,
+    Settings,
+    Tier,
+)
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.engine import exact, fast
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts

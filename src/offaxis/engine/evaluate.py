@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from offaxis.diagnostics.base import Diagnostic, NullReading, Reading, Settings, WeightUpdate
+from offaxis.diagnostics.base import Diagnostic, NullReading, Reading, Settings
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.draws import Draws, drawn_nulls, noise_edge
 from offaxis.engine.facts import Stored, facts_of

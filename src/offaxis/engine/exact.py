@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Estimate, Need, Rotation, Shift, Side, Spectrum
+from offaxis.diagnostics.base import Need
+from offaxis.diagnostics.facts import (
+    Estimate,
+    Rotation,
+    Shift,
+    Side,
+    Spectrum,
+)
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.linalg import ranks

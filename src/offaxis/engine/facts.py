@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import WeightUpdate
+from offaxis.diagnostics.facts import WeightUpdate
 from offaxis.engine import exact, fast, low_rank
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.gates import through_the_gate

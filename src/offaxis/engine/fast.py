@@ -5,7 +5,15 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from offaxis.diagnostics.base import Blocks, Estimate, Need, Rotation, Shift, Side, Spectrum
+from offaxis.diagnostics.base import Need
+from offaxis.diagnostics.facts import (
+    Blocks,
+    Estimate,
+    Rotation,
+    Shift,
+    Side,
+    Spectrum,
+)
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.engine.request import Request

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Behind, WeightUpdate
+from offaxis.diagnostics.facts import Behind, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.linalg import visibility
 from offaxis.linalg.elementwise import Counts

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Blocks, Rotation, Shift, Spectrum, WeightUpdate
+from offaxis.diagnostics.facts import (
+    Blocks,
+    Rotation,
+    Shift,
+    Spectrum,
+    WeightUpdate,
+)
 from offaxis.linalg.lanczos import TopSingular
 from offaxis.linalg.orthonormal import orthonormalised
 

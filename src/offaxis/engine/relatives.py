@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Estimate, WeightUpdate
 from offaxis.diagnostics.concentration import FRACTIONS
+from offaxis.diagnostics.facts import Estimate, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.linalg.concentration import energy_of_largest
 from offaxis.linalg.differences import RELATIVE_ERROR, Difference

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from offaxis.diagnostics.base import Spectrum, WeightUpdate
+from offaxis.diagnostics.facts import Spectrum, WeightUpdate
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.seeds import generator_for
 from offaxis.linalg.debias import Profile, correct, noise_profile

@@ -3,17 +3,26 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offaxis.linalg.krylov import Operator, Ritz, Space, grow, of_gram, of_matrix, refined, ritz
 from offaxis.linalg.products import in_units, largest, product, unit_of
+from offaxis.linalg.triples import (
+    ROUNDING,
+    Triples,
+    completed,
+    may_hide_copies,
+    merged,
+    residuals,
+    rounding_of,
+    triples_in,
+)
 
 _BLOCK = 16  # vectors that are multiplied for the price of a few
 _WIDER = 4  # how much larger a space of blocks may grow than one of vectors
 _FIRST_CHECK, _CHECK_EVERY = 6, 3  # steps of a block
 _COPY_STEPS = 8  # enough to see a value equal to one that was found
-_ROUNDING = 32
 _UNTOLD = 2.0**-10  # of the largest value, what a Gram matrix in float32 does not tell from 0
 
 
@@ -106,8 +115,8 @@ def top_singular(
     most = max_steps if block == 1 else _WIDER * max(max_steps, K)
     operator = of_matrix(A)
     space, steps = _grown(operator, A, block, seed, K=K, tolerance=tolerance, most=most)
-    found = _triples(A, space, wanted, tolerance)
-    while K > 1 and _may_hide_copies(found, K, block, tolerance, min(A.shape)):
+    found = triples_in(A, space, wanted, tolerance)
+    while K > 1 and may_hide_copies(found, K, block, tolerance, min(A.shape)):
         more, taken = _grown(
             operator,
             A,
@@ -119,11 +128,11 @@ def top_singular(
             locked=found.right.T,
         )
         steps += taken
-        others = _triples(A, more, wanted, tolerance)
+        others = triples_in(A, more, wanted, tolerance)
         known = float(found.s[K - 1] + found.residual[K - 1] + tolerance * found.s[0])
         if float(others.s[0]) <= known:
             break
-        found = _merged(found, others, found.s.numel() + block)
+        found = merged(found, others, found.s.numel() + block)
     top = _bounded(found, K, unit, steps, _seen(space, block, unit))
     return top._replace(left=top.right, right=top.left) if is_wide else top
 
@@ -151,8 +160,8 @@ def top_values(
     operator = of_gram(product(A.T, A)) if short else of_matrix(A)
     space, _ = _grown(operator, A, block, seed, K=K, tolerance=tolerance, most=steps * block)
     found = ritz(space)
-    s, residual = found.s[:K], _residuals(space, found, K)
-    bound = residual + _ROUNDING * torch.finfo(torch.float32).eps * s[0]
+    s, residual = found.s[:K], residuals(space, found, K)
+    bound = residual + ROUNDING * torch.finfo(torch.float32).eps * s[0]
     density = _density(space, found, unit)
     return TopValues(s * unit, bound * unit, Seen(density, density, space.first))
 
@@ -195,109 +204,28 @@ def _has_converged(space: Space, K: int, tolerance: float) -> bool:
     if space.vectors.shape[0] < K + 1:
         return False
     found = ritz(space)
-    resolved = tolerance * found.s[0] + _rounding(found, K, space.vectors.dtype)
-    return bool((_residuals(space, found, K) <= resolved).all())
+    resolved = tolerance * found.s[0] + rounding_of(found, K, space.vectors.dtype)
+    return bool((residuals(space, found, K) <= resolved).all())
 
 
-def _rounding(found: Ritz, K: int, dtype: torch.dtype) -> Float64[Tensor, " K"]:
-    """What rounding in A'A leaves of residuals: of small values more than of large ones."""
-    eps = torch.finfo(dtype).eps
-    first = float(found.s[0])
-    left: Tensor = 4 * eps * first**2 / found.s[:K].clamp(min=eps * first + 1e-300)
-    return left
-
-
-def _residuals(space: Space, found: Ritz, K: int) -> Float64[Tensor, " K"]:
-    """The norms of A'Av/s - sv for the K leading vectors."""
-    Q, s = found.combinations[:, :K].T, found.s[:K, None]
-    back = product(Q.to(space.returned), space.returned).double()
-    here = product(Q.to(space.vectors), space.vectors).double()
-    tiny = torch.finfo(space.vectors.dtype).eps * float(found.s[0]) + 1e-300
-    left: Tensor = torch.linalg.vector_norm(back / s.clamp(min=tiny) - s * here, dim=1)
-    return left
-
-
-class _Triples(NamedTuple):
-    left: Tensor
-    s: Tensor
-    right: Tensor
-    residual: Tensor
-
-
-def _triples(A: Tensor, space: Space, K: int, tolerance: float) -> _Triples:
-    """The K leading triples of a space.
-
-    Where rounding in A'A would show in their residuals, left vectors are made orthonormal and sent
-    through the transpose once more.
-    """
-    assert space.images is not None
-    found = ritz(space, whole=True)
-    K = min(K, found.s.numel())
-    Q, s = found.combinations[:, :K].T.to(space.vectors), found.s[:K]
-    eps = torch.finfo(space.vectors.dtype).eps
-    right = product(Q, space.vectors)
-    left = product(Q, space.images).double() / s.clamp(min=eps * float(s[0]) + 1e-300)[:, None]
-    residual = _residuals(space, found, K)
-    if float(_rounding(found, K, space.vectors.dtype)[-1]) > 0.1 * tolerance * float(s[0]):
-        U, R = torch.linalg.qr(left.T)
-        left = (U * R.diagonal().sign()).T
-        ours = left.to(space.vectors)
-        back = product(A.T, ours.T).T.double() - s[:, None] * right.double()
-        forth = product(A, right.T).T.double() - s[:, None] * left
-        residual = torch.hypot(*(torch.linalg.vector_norm(x, dim=1) for x in (back, forth)))
-    return _Triples(left.to(space.vectors).T, s, right.T, residual)
-
-
-def _may_hide_copies(found: _Triples, K: int, block: int, tolerance: float, p: int) -> bool:
-    """Whether so many values are equal, as far as they are known, that a block may miss some."""
-    if found.s.numel() < block or found.right.shape[1] >= p:
-        return False
-    s, r = found.s[:K], found.residual[:K]
-    if float(s[-1]) <= _ROUNDING * torch.finfo(found.left.dtype).eps * float(s[0]):
-        return False
-    spread = s[: len(s) - block + 1] - s[block - 1 :]
-    return bool((spread <= tolerance * s[0] + r[: len(spread)] + r[block - 1 :]).any())
-
-
-def _merged(a: _Triples, b: _Triples, count: int) -> _Triples:
-    s, order = torch.cat([a.s, b.s]).sort(descending=True, stable=True)
-    order = order[:count]
-    return _Triples(
-        torch.cat([a.left, b.left], 1)[:, order],
-        s[:count],
-        torch.cat([a.right, b.right], 1)[:, order],
-        torch.cat([a.residual, b.residual])[order],
-    )
-
-
-def _bounded(found: _Triples, K: int, unit: float, steps: int, seen: Seen) -> TopSingular:
+def _bounded(found: Triples, K: int, unit: float, steps: int, seen: Seen) -> TopSingular:
     eps = torch.finfo(found.left.dtype).eps
     missing = max(0, K - found.s.numel())
     s = torch.nn.functional.pad(found.s, (0, missing))
     r = torch.nn.functional.pad(found.residual, (0, missing))
     below = torch.cat([s[1:] + r[1:], s.new_zeros(1)])
     gap = (s - below).clamp(min=1e-300)
-    null = s <= _ROUNDING * eps * s[0]
-    bound = torch.minimum(r, r.square() / gap).where(~null, 0.0) + _ROUNDING * eps * s[0]
+    null = s <= ROUNDING * eps * s[0]
+    bound = torch.minimum(r, r.square() / gap).where(~null, 0.0) + ROUNDING * eps * s[0]
     return TopSingular(
-        left=_completed(found.left, null[:K]),
+        left=completed(found.left, null[:K]),
         s=s[:K].where(~null[:K], 0.0) * unit,
-        right=_completed(found.right, null[:K]),
+        right=completed(found.right, null[:K]),
         residual=r[:K].where(~null[:K], 0.0) * unit,
         bound=bound[:K] * unit,
         steps=steps,
         seen=seen,
     )
-
-
-def _completed(X: Float[Tensor, "n j"], null: Bool[Tensor, " K"]) -> Float[Tensor, "n K"]:
-    """The vectors, those of null values replaced by an orthonormal completion of the others."""
-    kept = X[:, : int((~null).sum())]
-    if kept.shape[1] == null.numel():
-        return kept
-    generator = torch.Generator().manual_seed(0)
-    fill = torch.randn(X.shape[0], null.numel() - kept.shape[1], generator=generator).to(X)
-    return torch.cat([kept, torch.linalg.qr(torch.cat([kept, fill], 1)).Q[:, kept.shape[1] :]], 1)
 
 
 def _seen(space: Space, block: int, unit: float) -> Seen:

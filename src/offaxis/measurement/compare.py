@@ -24,6 +24,7 @@ from offaxis.errors import CheckpointError, UsageError
 from offaxis.linalg import agreement
 from offaxis.linalg.coordinates import visibly_changed
 from offaxis.measurement.compared import Row, rows_of_matrix, rows_of_roles
+from offaxis.measurement.reading import read_matrix
 
 
 def compare_command(
@@ -78,8 +79,10 @@ def compare_command(
         for view, places in bars.track(shared.items(), description="comparing runs"):
             begun = list(zip(starts, places.starts, strict=True))
             begun = begun if own_anchors else begun[:1]
-            befores = [_read(start, view, piece) for start, piece in begun]
-            afters = [_read(e, view, piece) for e, piece in zip(ends, places.ends, strict=True)]
+            befores = [read_matrix(start, view, piece) for start, piece in begun]
+            afters = [
+                read_matrix(e, view, piece) for e, piece in zip(ends, places.ends, strict=True)
+            ]
             pairs = list(zip(befores if own_anchors else befores * len(ends), afters, strict=True))
             hits = agreement.hits_of(befores, [visibly_changed(*each) for each in pairs])
             rows += rows_of_matrix(view, hits, names)
@@ -109,25 +112,13 @@ def _steps(runs: Sequence[Trajectory]) -> dict[str, int]:
     return {run.run: run.checkpoints[-1].step for run in runs}
 
 
-def _read(reader: CheckpointReader, view: View, piece: Piece) -> Tensor:
-    W = piece.read(reader).reshape(view.shape)
-    if not bool(W.isfinite().all()):
-        raise CheckpointError(
-            f"tensor {view.label!r} in {reader.path}",
-            expected="finite weights",
-            found="entries NaN or infinite",
-            do="compare checkpoints before the step at which training diverged",
-        )
-    return W
-
-
 def _require_same_start(starts: Sequence[CheckpointReader], shared: Mapping[View, _Places]) -> None:
     """Refuse runs of different anchors: their masks are of different matrices."""
     for place, other in enumerate(starts):
         if other.path == starts[0].path:
             continue
         for view, places in shared.items():
-            first, here = (_read(starts[i], view, places.starts[i]) for i in (0, place))
+            first, here = (read_matrix(starts[i], view, places.starts[i]) for i in (0, place))
             if not torch.equal(first, here):
                 raise CheckpointError(
                     str(other.path),

@@ -8,7 +8,7 @@ from offaxis.checkpoints.trajectory import Checkpoint, Trajectory
 from offaxis.errors import ResultsError
 from offaxis.measurement.plan import Plan
 from offaxis.measurement.provenance import Runs
-from offaxis.measurement.stream import Source
+from offaxis.measurement.tasks import Source
 from offaxis.table import ResultsFolder
 
 

@@ -14,7 +14,7 @@ from offaxis.diagnostics.base import Tier
 from offaxis.measurement.covering import Covered, covered, described, together
 from offaxis.measurement.factors import adapted_alone
 from offaxis.measurement.options import Options
-from offaxis.measurement.stream import Series, Source, Task
+from offaxis.measurement.tasks import Series, Source, Task
 from offaxis.table import ResultsFolder
 
 

@@ -35,7 +35,8 @@ from offaxis.measurement.provenance import (
     run_coverage,
 )
 from offaxis.measurement.spool import unspool
-from offaxis.measurement.stream import Task, run_task
+from offaxis.measurement.stream import run_task
+from offaxis.measurement.tasks import Task
 from offaxis.table import MEASURED, ResultsFolder
 
 

@@ -7,16 +7,8 @@ reproduces its run alone, and its hash covers everything the run came from.
 
 from offaxis.recipe.bundled import recipes_folder
 from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
-from offaxis.recipe.parts import (
-    Evaluation,
-    ModelConfig,
-    ModelSource,
-    Optimizer,
-    Precision,
-    Recipe,
-    TeacherSource,
-    Tokens,
-)
+from offaxis.recipe.models import ModelConfig, ModelSource, TeacherSource
+from offaxis.recipe.parts import Evaluation, Optimizer, Precision, Recipe
 from offaxis.recipe.reading import (
     apply_override,
     load_recipe,
@@ -26,6 +18,7 @@ from offaxis.recipe.reading import (
     sources_in,
 )
 from offaxis.recipe.rewriting import overriding, rewritten
+from offaxis.recipe.sampling import Tokens
 
 __all__ = [
     "Evaluation",

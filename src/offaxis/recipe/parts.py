@@ -12,13 +12,12 @@ from pydantic import (
     model_validator,
 )
 
-from offaxis.checkpoints.hub import HubId
 from offaxis.recipe.confinement import Mask, RunSource, Subspace, UpdateSource
 from offaxis.recipe.data import Data, Rewards
-from offaxis.recipe.table import Table as _Part
+from offaxis.recipe.models import ModelSource, Seed, TeacherSource
+from offaxis.recipe.sampling import Rollouts, Tokens
+from offaxis.recipe.table import Table
 
-# What every random generator underneath can be seeded with.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # A running average: AdamW divides by what is missing to 1.
 Decay = Annotated[float, Field(ge=0, le=0.999_999)]
 # Far beyond what trains, and what AdamW makes of it still fits into float32.
@@ -27,123 +26,7 @@ Rate = Annotated[float, Field(gt=0, le=1e30)]
 _NAME_LENGTH = 100
 
 
-class ModelConfig(_Part):
-    """A model of Qwen3's architecture, from scratch; the task's tokenizer gives the vocabulary.
-
-    Attributes:
-        num_experts: Of a mixture of experts in the place of every MLP; 0 for one MLP.
-        num_experts_per_tok: How many of them a token passes through.
-        moe_intermediate_size: The width of each.
-    """
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"num_experts", "num_experts_per_tok", "moe_intermediate_size"}
-    )
-
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt
-    tie_word_embeddings: bool = True
-    max_position_embeddings: PositiveInt = 64
-    init_seed: Seed = 0
-    init_std: PositiveFloat = 0.06
-    num_experts: NonNegativeInt = 0
-    num_experts_per_tok: NonNegativeInt = 0
-    moe_intermediate_size: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _has_a_shape(self) -> "ModelConfig":
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                "num_attention_heads has to be a multiple of num_key_value_heads; given: "
-                f"{self.num_attention_heads} and {self.num_key_value_heads}"
-            )
-        if self.head_dim % 2:
-            raise ValueError(
-                f"head_dim has to be even, for rotary positions turn pairs; given: {self.head_dim}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_all_of_its_experts(self) -> "ModelConfig":
-        experts = self.num_experts, self.num_experts_per_tok, self.moe_intermediate_size
-        if any(experts) and not (all(experts) and experts[1] <= experts[0]):
-            raise ValueError(
-                "num_experts, num_experts_per_tok (at most as many) and moe_intermediate_size "
-                f"belong together; given: {', '.join(map(str, experts))}"
-            )
-        return self
-
-
-class ModelSource(_Part):
-    """Where a model comes from: exactly one of a folder, the hub, a recipe, or a configuration.
-
-    Attributes:
-        path: A Hugging Face folder.
-        hub: A model of the hub as `org/name@revision`; its safetensors and JSON files are fetched.
-        recipe: The recipe whose last checkpoint it is.
-        config: A new model of this shape.
-        parameters: How many it has: a plan counts with them where its files are not here. A model
-            of the hub needs it, for plans are made before it is fetched.
-        active_parameters: Those that a token meets, where not all do (a mixture of experts).
-    """
-
-    kinds: ClassVar[tuple[str, ...]] = ("path", "hub", "recipe", "config")
-
-    path: str | None = None
-    hub: str | None = None
-    recipe: "Recipe | None" = None
-    config: ModelConfig | None = None
-    parameters: PositiveInt | None = None
-    active_parameters: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _is_one_thing(self) -> "ModelSource":
-        given = [key for key in self.kinds if getattr(self, key) is not None]
-        if len(given) != 1:
-            known = ", ".join(self.kinds)
-            raise ValueError(f"give exactly one of {known}; given: {given or 'none'}")
-        return self
-
-    @model_validator(mode="after")
-    def _names_a_revision(self) -> "ModelSource":
-        if self.hub is not None and HubId.read(self.hub) is None:
-            raise ValueError(f"hub is written org/name@revision; given: {self.hub!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _is_counted_once(self) -> "ModelSource":
-        is_known = self.recipe is not None or self.config is not None
-        if is_known and (self.parameters or self.active_parameters):
-            raise ValueError("the parameters of a recipe or a config are counted; leave them out")
-        if self.hub is not None and self.parameters is None:
-            raise ValueError("a model of the hub needs `parameters`: how many it has")
-        return self
-
-
-class TeacherSource(ModelSource):
-    """A teacher: a model as any other, or one that a server serves.
-
-    Attributes:
-        url: Where the server listens; in place of path, hub, recipe and config.
-        model: The name it serves the model under (vLLM).
-        engine: Whose requests it takes.
-        deadline_seconds: How long a question may go unanswered before the run stops.
-    """
-
-    later = frozenset({"url", "model", "engine", "deadline_seconds"})
-    kinds = (*ModelSource.kinds, "url")
-
-    url: str | None = None
-    model: str = ""
-    engine: Literal["vllm", "sglang"] = "vllm"
-    deadline_seconds: PositiveFloat = 600.0
-
-
-class ObjectiveChoice(_Part):
+class ObjectiveChoice(Table):
     """An objective by name; its settings are further keys of the same table."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -156,113 +39,7 @@ class ObjectiveChoice(_Part):
         return dict(self.model_extra or {})
 
 
-class Rollouts(_Part):
-    """How completions are sampled: from whom, how many of each prompt, how hot, how long.
-
-    Attributes:
-        source: Who samples: the student now, the student of `lag` optimizer steps ago (for the
-            first `lag` steps the start), the start for ever (the anchor), or the teacher.
-        lag: The steps of a stale source; it keeps lag + 1 copies of the trained weights.
-        reuse: Optimizer steps for one drawing: it draws the prompts of all of them, each step
-            learns from its own share, and the later ones from samples as many steps older.
-        importance: How tokens are weighed for not being the student's own, by the recorded
-            sampling log-probabilities: not at all, each by its ratio, or by its sequence's. With
-            weights a policy ratio is taken to the student at the beginning of the step
-            (`offaxis.objectives.importance`).
-        importance_cap: The largest weight.
-        proximal: What a policy ratio is taken to: the weights that sampled, which corrects within
-            the clip, or the student at the beginning of the step, which corrects nothing.
-        rows: Completions sampled at once at most; 0 sets no limit.
-        engine: What samples: `generate` in this process, or a server of the given kind. A server
-            samples at temperature 1, where all agree what a log-probability is, and does not
-            repeat bit for bit.
-        url: Where that server listens.
-        model: The name it serves the model under (vLLM).
-        weights: A folder that both this process and the server see. The weights to sample from are
-            written there and the server loads them, before every drawing.
-        deadline_seconds: How long the server may leave a question unanswered.
-    """
-
-    later = frozenset(
-        {
-            *("source", "lag", "reuse", "importance", "importance_cap", "proximal", "rows"),
-            *("engine", "url", "model", "weights", "deadline_seconds"),
-        }
-    )
-
-    per_prompt: PositiveInt = 8
-    # Colder, the scaled logits of a trained model leave float32.
-    temperature: float = Field(default=1.0, ge=0.01)
-    max_tokens: PositiveInt = 19
-    source: Literal["student", "stale", "anchor", "teacher"] = "student"
-    lag: NonNegativeInt = 0
-    reuse: PositiveInt = 1
-    importance: Literal["none", "token", "sequence"] = "none"
-    importance_cap: PositiveFloat = 2.0
-    proximal: Literal["sampler", "student"] = "sampler"
-    rows: NonNegativeInt = 0
-    engine: Literal["generate", "vllm", "sglang"] = "generate"
-    url: str | None = None
-    model: str = ""
-    weights: str | None = None
-    deadline_seconds: PositiveFloat = 600.0
-
-    @model_validator(mode="after")
-    def _says_how_stale(self) -> "Rollouts":
-        if (self.source == "stale") is not (self.lag > 0):
-            raise ValueError(
-                f'source = "stale" and a lag of at least 1 belong together; given: {self.source!r} '
-                f"and {self.lag}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _says_which_server(self) -> "Rollouts":
-        served = self.engine != "generate"
-        if served is not (self.url is not None):
-            raise ValueError(f"engine and url belong together; given: {self.engine}, {self.url}")
-        if served and self.temperature != 1:
-            raise ValueError(f"a server samples at temperature 1; given: {self.temperature}")
-        if served and self.source == "teacher":
-            raise ValueError(
-                "the teacher samples where [teacher] says it is; remove engine and url"
-            )
-        if (self.weights is not None) is not (served and self.source in ("student", "stale")):
-            raise ValueError(
-                "weights is the folder through which a server gets the student's weights: it "
-                'belongs to an engine with source = "student" or "stale", and only there; '
-                'with source = "anchor" the server serves the start'
-            )
-        if self.weights is not None and self.engine == "vllm":
-            raise ValueError(
-                "vLLM documents no request that loads weights from a folder; sample from a fixed "
-                'model (source = "anchor"), or use sglang or generate'
-            )
-        return self
-
-    @property
-    def asks_student(self) -> bool:
-        """Whether the step needs the student's own log-probabilities before it begins."""
-        return self.importance != "none" or self.proximal == "student"
-
-
-class Tokens(_Part):
-    """Token sparsification: a loss on a fraction of each rollout's tokens.
-
-    Attributes:
-        keep: The fraction, rounded up to whole tokens of each sample.
-        by: Which are kept: those of the largest log p_student - log p_teacher of the sampled token
-            (signed), of the largest entropy of the student, of the largest reverse KL over the
-            whole vocabulary, or random ones keyed by seed and step.
-        compensate: Whether the kept ones are scaled so that each sample weighs as much as before.
-    """
-
-    keep: float = Field(gt=0, le=1)
-    by: Literal["log_ratio", "entropy", "divergence", "random"]
-    compensate: bool = True
-
-
-class Optimizer(_Part):
+class Optimizer(Table):
     """The optimizer and its schedule; `micro_batches` splits a step to save memory.
 
     Attributes:
@@ -293,7 +70,7 @@ class Optimizer(_Part):
         return self
 
 
-class Precision(_Part):
+class Precision(Table):
     """What the numbers are made of, recorded because it decides what updates look like.
 
     Weights kept in bf16 lose every step below half an ulp, which makes updates sparse by rounding
@@ -327,7 +104,7 @@ class Precision(_Part):
         return self
 
 
-class Steps(_Part):
+class Steps(Table):
     """When a run ends: after `max` steps, or earlier at an accuracy or a distance.
 
     Attributes:
@@ -348,7 +125,7 @@ class Steps(_Part):
     check_problems: PositiveInt = 256
 
 
-class Checkpoints(_Part):
+class Checkpoints(Table):
     """Which steps' weights a run keeps; the start and the last one always are.
 
     Attributes:
@@ -375,7 +152,7 @@ class Checkpoints(_Part):
         return self
 
 
-class Evaluation(_Part):
+class Evaluation(Table):
     """The fixed sets that a run is judged on, and how it solves them.
 
     Attributes:
@@ -411,7 +188,7 @@ class Evaluation(_Part):
         return self
 
 
-class Recipe(_Part):
+class Recipe(Table):
     """Everything one run depends on."""
 
     arm: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_NAME_LENGTH)

@@ -28,6 +28,10 @@ SHARES = {
     "low_magnitude_overlap",
     "accuracy",
     "gain_kept",
+    "top16_energy",
+    "spectral_ratio",
+    "spectral_residual",
+    "locked_energy_right",
 }
 """Quantities that people read in per cent; their differences are points of it."""
 

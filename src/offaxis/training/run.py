@@ -10,18 +10,17 @@ says so last. Anything less continues from the state it was left in, or begins a
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
 
 from offaxis.catalog import find
 from offaxis.errors import Interrupted
 from offaxis.files import write_text
 from offaxis.objectives.base import Objective
-from offaxis.recipe import (
-    Recipe,
-    recipe_hash,
-    recipe_text,
-)
+from offaxis.recipe import Recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
+from offaxis.tasks.base import Task
 from offaxis.training.constraints.building import confine
 from offaxis.training.continuing import finish, left_state
 from offaxis.training.folders import (
@@ -33,7 +32,7 @@ from offaxis.training.folders import (
     trained_folder,
 )
 from offaxis.training.manifest import manifest_of
-from offaxis.training.opening import open_student, open_teacher
+from offaxis.training.opening import Taught, open_student, open_teacher
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.ranks import Ranks
 from offaxis.training.recorder import Observer, Progress, Recorder
@@ -134,19 +133,7 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     if ranks.is_first:
         folder.write_manifest({**manifest, "steps": [], "finished": False})
         write_text(folder.recipe_path, recipe_text(recipe))
-    source: Source = (
-        Rollouts(
-            task,
-            tokenizer,
-            recipe,
-            sampler=sampler_of(recipe, tokenizer, taught.num_ids),
-            teacher=taught.model if recipe.rollouts.source == "teacher" else None,
-            scorer=taught.scorer if objective.teacher else None,
-            ranks=ranks,
-        )
-        if objective.rollouts
-        else Documents(task, tokenizer, recipe.data.mixture, recipe.seed)
-    )
+    source = _source(recipe, task, tokenizer, taught, objective=objective, ranks=ranks)
     recorder = Recorder(recipe, folder, task, tokenizer, observe, stop=stop, ranks=ranks)
     trainer = recorder.trainer = StreamTrainer(
         model,
@@ -171,22 +158,49 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
         trainer.create_optimizer()  # constraints around its step remember, too
         states.recall(state, ranks)
     finish(recorder, trainer, state)
+    outcome = _outcome(recorder)
+    if "too_long" in outcome:
+        tell(f"{outcome['too_long']} documents longer than data.max_tokens were left out")
+    manifest["precision"] |= {"device": trainer.model.device.type}
+    if ranks.is_first:
+        folder.write_manifest(manifest | {"trainable_numbers": numbers} | outcome)
+        states.remove()
+    ranks.wait()
+
+
+def _source(
+    recipe: Recipe,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    taught: Taught,
+    *,
+    objective: Objective,
+    ranks: Ranks,
+) -> Source:
+    """What every step learns from: rollouts, or documents."""
+    if not objective.rollouts:
+        return Documents(task, tokenizer, recipe.data.mixture, recipe.seed)
+    return Rollouts(
+        task,
+        tokenizer,
+        recipe,
+        sampler=sampler_of(recipe, tokenizer, taught.num_ids),
+        teacher=taught.model if recipe.rollouts.source == "teacher" else None,
+        scorer=taught.scorer if objective.teacher else None,
+        ranks=ranks,
+    )
+
+
+def _outcome(recorder: Recorder) -> dict[str, Any]:
+    """What the manifest of a finished run says of its end."""
     outcome = {
-        "precision": manifest["precision"] | {"device": trainer.model.device.type},
         "steps": recorder.saved,
-        "trainable_numbers": numbers,
         "accuracy_start": recorder.lines[0]["accuracy"],
         "accuracy_final": recorder.lines[-1]["accuracy"],
         "finished": True,
     }
     too_long = round(sum(line.get("too_long", 0) for line in recorder.lines))
-    if too_long:
-        outcome["too_long"] = too_long
-        tell(f"{too_long} documents longer than data.max_tokens were left out")
-    if ranks.is_first:
-        folder.write_manifest(manifest | outcome)
-        states.remove()
-    ranks.wait()
+    return outcome | ({"too_long": too_long} if too_long else {})
 
 
 def _nobody(_: Progress) -> None:

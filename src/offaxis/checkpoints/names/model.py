@@ -1,16 +1,14 @@
 """What a checkpoint's config.json says of the shapes of its layers."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offaxis.errors import CheckpointError
+from offaxis.checkpoints.trust import read_object
 
-_PLACES = ("config.json", "huggingface/config.json")
+_NAME = "config.json"
 _NESTED = ("text_config", "llm_config")
-_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,10 @@ def model_at(path: Path) -> Model | None:
     Raises:
         CheckpointError: If the file is no JSON object, or larger than any config.
     """
-    for place in _PLACES:
-        file = path / place
-        if file.is_file():
-            return _model(_read(file))
+    for folder in (path, path / "huggingface"):
+        if (folder / _NAME).is_file():
+            return _model(read_object(folder, _NAME))
     return None
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        with file.open("rb") as handle:
-            text = handle.read(_MOST_BYTES + 1)
-        found = json.loads(text) if len(text) <= _MOST_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(file, f"{type(error).__name__}: {error}") from error
-    if not isinstance(found, dict):
-        raise _unreadable(file, "something else" if found is not None else "far more")
-    return found
 
 
 def _model(config: Mapping[str, Any]) -> Model | None:
@@ -93,12 +78,3 @@ def _count(config: Mapping[str, Any], *names: str) -> int | None:
     """The first of the values that is a positive whole number."""
     values = (config.get(name) for name in names)
     return next((value for value in values if type(value) is int and value > 0), None)
-
-
-def _unreadable(file: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        str(file),
-        expected="a JSON object, as transformers writes it",
-        found=found,
-        do="restore the file from the model this checkpoint was trained from",
-    )
