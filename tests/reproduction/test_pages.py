@@ -50,8 +50,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    strange = synthetic.table(1, (HOSTILE,), ("sparsity",)).to_pylist()
+    strange = synthetic.table(1, ("opd",), ("sparsity",)).to_pylist()
     rows = [{**row, "quantity": HOSTILE} for row in strange if row["point"] == "end"]
+    rows += [{**row, "arm": "keep25-top", "quantity": "fit", "point": "early"} for row in rows]
     table = synthetic.table()
     table = pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)])
     return with_single_matrices(held(folder, table), table)
@@ -74,6 +75,8 @@ def test_the_page_says_everything_once(written, folder, whole):
     assert "default-src &#39;none&#39;" in policy
     assert "unsafe" not in policy
     assert "<img" not in text
+    assert "&lt;img src=x onerror" in text.partition('id="relatives"')[2]
+    assert "keep25-top" in text.partition('id="sec5.2"')[2].partition('id="relatives"')[0]
     assert as_html(whole) == text
 
 
