@@ -96,6 +96,13 @@ def test_a_null_far_off_does_not_squeeze_the_curves_and_is_said():
     assert panel["layer"][2]["encoding"]["y"]["scale"]["domain"][1] < 20
 
 
+def test_where_nothing_moves_the_axis_has_room_for_its_numbers():
+    figure = DRAWN["fig1"](Evidence(study([row(0, 1.0, 0.0)]), load_published()))
+    (panel,) = figure.spec["vconcat"][0]["hconcat"]
+    low, high = panel["layer"][2]["encoding"]["y"]["scale"]["domain"]
+    assert low < -0.01 < 0.01 < high
+
+
 def test_tiles_count_what_changed_inside_each_mask():
     start = torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
     end = start.clone()

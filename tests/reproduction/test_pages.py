@@ -50,8 +50,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    strange = synthetic.table(1, (HOSTILE,), ("sparsity",)).to_pylist()
+    strange = synthetic.table(1, ("opd",), ("sparsity",)).to_pylist()
     rows = [{**row, "quantity": HOSTILE} for row in strange if row["point"] == "end"]
+    rows += [{**row, "arm": "keep25-top", "quantity": "fit", "point": "early"} for row in rows]
     table = synthetic.table()
     table = pa.concat_tables([table, pa.Table.from_pylist(rows, schema=table.schema)])
     return with_single_matrices(held(folder, table), table)
@@ -74,6 +75,8 @@ def test_the_page_says_everything_once(written, folder, whole):
     assert "default-src &#39;none&#39;" in policy
     assert "unsafe" not in policy
     assert "<img" not in text
+    assert "&lt;img src=x onerror" in text.partition('id="relatives"')[2]
+    assert "keep25-top" in text.partition('id="sec5.2"')[2].partition('id="relatives"')[0]
     assert as_html(whole) == text
 
 
@@ -123,7 +126,7 @@ def test_a_browser_draws_every_figure_in_both_schemes_and_fetches_nothing(writte
                 tab.emulate_media(color_scheme=scheme)
                 tab.wait_for_selector("html[data-state=drawing]", state="attached")
             state = "html[data-state=drawn], html[data-state=failed]"
-            tab.wait_for_selector(state, state="attached", timeout=60_000)
+            tab.wait_for_selector(state, state="attached", timeout=180_000)
             assert tab.get_attribute("html", "data-state") == "drawn"
             assert tab.evaluate(ON_THE_PAGE) == [[name, 1, False] for name in DRAWN]
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -118,7 +118,7 @@ def contents(
             view = TableView(Line._fields, tuple(tuple(line) for line in settings))
             chapters.append(Chapter(entry, None, {"Settings": view}))
         else:
-            chapters.append(Chapter(entry, None, further_table(study, entry.id)))
+            chapters.append(Chapter(entry, None, further_table(study, entry)))
     return Contents(
         scale=scale,
         draws=study.draws,

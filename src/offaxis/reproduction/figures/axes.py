@@ -26,7 +26,7 @@ def value_axis(rows: Sequence[Row], said: Shown, *, reach: float = REACH) -> tup
         return up, ""
     to, back = (math.log10, lambda x: 10.0**x) if said.log else (float, float)
     low, high = to(min(means)), to(max(means))
-    span = max(high - low, 0.1 if said.log else 0.1 * abs(high), 1e-12)
+    span = max(high - low, 0.1 if said.log else 0.1 * abs(high)) or 1.0  # all zero
     room = max(reach * span, _DECADES) if said.log else reach * span
     held, beyond = [low, high], dict[str, list[float]]()
     for row in rows:

@@ -19,7 +19,7 @@ from offaxis.reproduction.figures.figure import (
     Spec,
     figure_of,
 )
-from offaxis.reproduction.figures.looks import Shown, label, shown
+from offaxis.reproduction.figures.looks import Shown, label
 from offaxis.reproduction.figures.others import others_table
 from offaxis.reproduction.figures.place import Place
 
@@ -33,12 +33,12 @@ HEADING = Heading(
     "singular values may have changed places: read it with its null, the same update with random "
     "signs.",
 )
-_ANGLE = Shown("principal angle", "degrees")
+_ANGLE = Shown("angle", "degrees")
 _COLUMNS = {
     "angles": ("angles, one matrix", _ANGLE, "rank index", ("U", "V")),
     "values": ("singular values", Shown("singular value"), "rank index", ("start", "end")),
-    "largest": ("largest angle", Shown("largest angle", "degrees"), "matrix index", ("U", "V")),
-    "shift": ("spectral shift", shown("spectral_shift"), "matrix index", ("NSS",)),
+    "largest": ("largest angle", _ANGLE, "matrix index", ("U", "V")),
+    "shift": ("spectral shift", Shown("NSS"), "matrix index", ("NSS",)),
 }
 _PUBLISHED = {"angles": "fig2.angle", "largest": "fig2.max", "shift": "fig2.drift"}
 _COLOURS = {"U": "#2e7fd6", "V": "#cf4a30", "start": "#5f6b7a", "end": "#12997a", "NSS": "#a566bd"}

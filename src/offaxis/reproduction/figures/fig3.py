@@ -67,8 +67,8 @@ def _map(evidence: Evidence, arm: str, what: str) -> Panel:
         if tile["id"] == arm and tile["what"] == what
     ]
     width, height = (max((row[end] for row in rows), default=1) for end in ("x2", "y2"))
-    place = Place("fig3", key, f"{label(arm)}: {shown(what).label}", has_notes=False)
-    title = {**place.frame["title"], "limit": _SIDE + 90}
+    place = Place("fig3", key, label(arm), has_notes=False)
+    title = {**place.frame["title"], "subtitle": shown(what).label}
     spec: Spec = {
         "width": _SIDE,
         "height": round(_SIDE * min(1.0, height / width)),

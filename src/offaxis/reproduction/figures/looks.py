@@ -104,7 +104,7 @@ LABELS = {
             "cross": "of the other",
         }.items()
     },
-    **{f"{free}-frozen": "embeddings and norms frozen" for free in ("opd", "sft", "sft-base")},
+    **{f"{free}-frozen": "the rest frozen" for free in ("opd", "sft", "sft-base")},
 }
 
 _COLOURS = ("#d98e04", "#12997a", "#cf4a30", "#a566bd", "#7c9a00", "#8a6d5a", "#5f6b7a", "#c2588c")
