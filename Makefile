@@ -43,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	@begin=$$(date +%s); \
 	$(PYTHON) -m venv .venv && \
 	$(BIN)/python -m pip install --quiet --progress-bar on --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[train,data,evaluate,gym,http,hub,math,peft,ray,dev]' && \
+		--constraint constraints.txt --editable '.[train,data,evaluate,gym,http,hub,math,paper,peft,ray,dev]' && \
 	touch $(READY) && \
 	echo "set-up done in $$(( $$(date +%s) - begin )) s, not counted in what follows"
 

@@ -104,7 +104,7 @@ def test_every_arm_is_trained_measured_and_shown(first: dict) -> None:
     assert {row["master_precision"] for row in readings} == {"float32"}
     alone = [r for r in readings if r["value"] is not None and r["null_mean"] is None]
     # Of what did not move at all (an embedding frozen beside a subspace) chance says nothing.
-    assert all("zero_update" in row["flags"] and row["value"] == 0 for row in alone)
+    assert all("zero_update" in row["flags"] for row in alone)
     assert "OPD inside its early subspace" in page
     by_arm = {run["arm"]: run["anchor"] for run in manifest["runs"] if run["arm"] in ARMS}
     shared = {anchor for arm, anchor in by_arm.items() if arm != "sft-base"}

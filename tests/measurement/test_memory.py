@@ -24,7 +24,7 @@ from tests.models import save
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells the peak")
 
-NAME, WARM = "model.layers.0.mlp.up_proj.weight", (320, 320)
+NAME, WARM = "model.layers.0.mlp.up_proj.weight", (320, 640)
 
 
 class Peaks(NamedTuple):
@@ -94,9 +94,12 @@ def in_fresh_process(
 ) -> Peaks:
     for name, value in WORKER.items():
         monkeypatch.setenv(name, value)
-    warm = made(tmp_path / f"warm-{folder.name}", WARM, 2)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(warmed, warm, folder, options).result()
+    warm, first = (made(tmp_path / f"{name}-{folder.name}", WARM, 2) for name in ("warm", "first"))
+    # What a compiler took would count: another process compiles, and leaves the loops on disk.
+    for work, folders in ((measured, (first,)), (warmed, (warm, folder))):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found = pool.submit(work, *folders, options).result()
+    return found
 
 
 @pytest.mark.parametrize("tier", ["exact", "fast"])

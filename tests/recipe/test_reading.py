@@ -107,6 +107,17 @@ def test_a_wrong_value_is_refused_with_its_key(override, where):
     assert where in refusal(override).where
 
 
+def test_a_required_key_that_is_misspelt_is_named_and_not_the_one_that_is_missing(tmp_path):
+    text = (TINY / "base.toml").read_text("utf-8")
+    path = tmp_path / "base.toml"
+    path.write_text(text.replace("[optimizer]\nlr =", "[optimizer]\nlrr ="), "utf-8")
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    assert refused.value.where.endswith("optimizer.lrr")
+    assert refused.value.found == "an unknown key (and 1 more)"
+    assert "did you mean lr" in refused.value.do
+
+
 def test_parts_that_do_not_fit_are_refused():
     assert "teacher" in refusal("objective.kind=grpo").where
     assert "mixture" in refusal("data.mixture={}", recipe="sft").where

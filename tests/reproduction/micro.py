@@ -31,7 +31,7 @@ CHANGES = {
     "sft": ("data.mixture={answers = 4}",),
     "opd": ("data.prompts=2", "rollouts.per_prompt=2"),
 }
-ENTRY = entries.Entry("fig4", "Micro", ("norm",), further={"sft": 2, "opd": 2})
+ENTRY = entries.Entry("fig4", "Micro", ("norm",), further={"sft": 2, "opd": 2}, probes=("edited",))
 
 
 def study(out: Path, **changes: tuple[str, ...]) -> dict:

@@ -1,5 +1,6 @@
 """Simulated studies: tables of numbers whose law is known, for the claims as they are declared."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -11,16 +12,24 @@ from offaxis.reproduction.claims import Cell, Claim, Comparison, Declaration
 from offaxis.reproduction.verdicts import Verdict
 
 COLUMNS = ("draw", "arm", "point", "progress", "quantity", "matrices", "precision")
-NUMBERS = ("value", "null", "null_name", "spread")
+MIDDLES = {"gain_kept": 0.95} | dict.fromkeys(("weyl_used", "mirsky_used", "wedin_used"), 1.0)
+"""About where quantities lie that are compared with a number, and not with other arms."""
+
+VALUE = "value"
+NUMBERS = (VALUE, "null", "null_name", "spread")
 
 
-def table(values: Mapping[Cell, Iterable[float]], nulls: Mapping[Cell, Iterable[float]]):
+Nulls = Mapping[Cell, Mapping[str, Iterable[float]]]
+"""Columns of nulls by name; the empty one stands for the primary one."""
+
+
+def table(values: Mapping[Cell, Iterable[float]], nulls: Nulls):
     """A study table with one number a draw in every cell; cells without nulls have none."""
     rows = []
     for cell, column in values.items():
-        beside = list(nulls.get(cell, ()))
-        for draw, value in enumerate(column):
-            null = (beside[draw], "chance") if beside else (None, None)
+        named = sorted(nulls.get(cell, {}).items()) or [("", None)]
+        for (name, beside), (draw, value) in itertools.product(named, enumerate(column)):
+            null = (None, None) if beside is None else (float(beside[draw]), name or "chance")
             rows.append((draw, cell.arm, cell.point, None, *cell[2:], float(value), *null, None))
     return pa.table(
         dict(zip((*COLUMNS, *NUMBERS), map(list, zip(*rows, strict=True)), strict=True))
@@ -81,6 +90,7 @@ def exchanged(
     How far arms and draws differ is drawn anew for every quantity, from a tenth of its smallest
     margin to ten times that. Nulls have the law of the numbers.
     """
+    names = _null_names(every(declared))
     arms = sorted({cell.arm for cell in declared.cells()})
     levels = rng.normal(size=len(arms))
     places = [rng.permutation(len(arms)) for _ in range(draws)]
@@ -90,9 +100,9 @@ def exchanged(
     }
     values, nulls = {}, {}
     for cell in sorted(declared.cells()):
-        size, middle = sizes[cell.quantity], {"gain_kept": 0.95}.get(cell.quantity, 0.3)
+        size, middle = sizes[cell.quantity], MIDDLES.get(cell.quantity, 0.3)
         values[cell] = middle * np.exp(size * (level[cell.arm] + rng.normal(size=draws)))
-        nulls[cell] = middle * np.exp(size * rng.normal(size=draws))
+        nulls[cell] = {name: middle * np.exp(size * rng.normal(size=draws)) for name in names[cell]}
     return table(values, nulls)
 
 
@@ -106,23 +116,20 @@ def solved(asked: Iterable[Comparison], target: Target, draws: int, rng: np.rand
     easily mistaken for one that holds as the level allows.
     """
     asked = list(asked)
-    places = {
-        (cell, part): i
-        for i, (cell, part) in enumerate(
-            sorted({(cell, part) for c in asked for cell in c.cells for part in ("value", "null")})
-        )
-    }
+    names = _null_names(asked)
+    parts = {(cell, part) for cell in names for part in (VALUE, *names[cell])}
+    places = {place: i for i, place in enumerate(sorted(parts))}
     equations = [equation for c in asked for equation in _equations(c, target(c), places)]
     left, right = (np.array(side) for side in zip(*equations, strict=True))
     levels = np.linalg.lstsq(left, right, rcond=None)[0]
     assert np.allclose(left @ levels, right), "what is asked for contradicts itself"
     is_log = {cell: c.scale == "ratio" for c in asked for cell in c.cells}
     sizes = _margins(asked)
-    parts: dict[str, dict[Cell, np.ndarray]] = {"value": {}, "null": {}}
+    columns: dict[Cell, dict[str, np.ndarray]] = {}
     for (cell, part), place in places.items():
         column = levels[place] + 0.1 * sizes[cell.quantity] * rng.normal(size=draws)
-        parts[part][cell] = np.exp(column) if is_log[cell] else column
-    return table(parts["value"], parts["null"])
+        columns.setdefault(cell, {})[part] = np.exp(column) if is_log[cell] else column
+    return table({cell: found.pop(VALUE) for cell, found in columns.items()}, columns)
 
 
 def on_the_bounds(declared: Declaration, draws: int, rng: np.random.Generator):
@@ -149,6 +156,16 @@ def holding(verdicts: Iterable[Verdict]) -> list[str]:
 
 def holding_as_published(verdicts: Iterable[Verdict]) -> list[str]:
     return [verdict.claim.id for verdict in verdicts if verdict.as_published is Answer.HOLDS]
+
+
+def _null_names(asked: Iterable[Comparison]) -> dict[Cell, set[str]]:
+    """The nulls that are read beside every cell; the primary one where none is."""
+    found: dict[Cell, set[str]] = {}
+    for comparison in asked:
+        for cell in comparison.cells:
+            names = found.setdefault(cell, set())
+            names |= {comparison.null} if comparison.of == "excess" else set()
+    return {cell: names or {""} for cell, names in found.items()}
 
 
 def _margins(asked: Iterable[Comparison]) -> dict[str, float]:
@@ -186,7 +203,7 @@ def _equations(comparison: Comparison, mean: float, places: Mapping[tuple[Cell, 
         row = np.zeros(len(places))
         for term, weight in weights.items():
             cell = comparison.cell(term)
-            row[places[cell, "value"]] += weight
+            row[places[cell, VALUE]] += weight
             if comparison.of == "excess":
-                row[places[cell, "null"]] -= weight
+                row[places[cell, comparison.null]] -= weight
         yield row, mean

@@ -7,6 +7,7 @@ from offaxis.recipe import Recipe, load_recipe, recipe_hash
 from offaxis.reproduction.arms import arms_of, drawn
 from offaxis.reproduction.claims import load_claims
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, HEADLINE_DRAWS, QUICK_DRAWS
+from offaxis.reproduction.probes import PROBES
 from offaxis.reproduction.verdicts import SIGN_LEVEL
 
 IDS = [
@@ -36,7 +37,10 @@ def test_every_arm_of_an_entry_has_a_tiny_recipe_of_its_name() -> None:
 
 def test_every_claim_finds_its_arms_in_its_figure_and_draws_enough_to_decide() -> None:
     for claim in load_claims().claims:
-        draws = ENTRIES[claim.figure].draws()
+        entry = ENTRIES[claim.figure]
+        draws = entry.draws()
+        for probe in (PROBES[name] for name in entry.probes):
+            draws |= dict.fromkeys(probe.gives, min(draws[arm] for arm in probe.arms))
         for comparison in (claim, *claim.controls):
             for cell in comparison.cells:
                 assert 0.5 ** draws[cell.arm] <= SIGN_LEVEL, f"{claim.id}: {cell.arm}"

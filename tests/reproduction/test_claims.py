@@ -6,7 +6,7 @@ from offaxis.reproduction.claims import FILE, Claim, load_claims
 from offaxis.reproduction.published import FILE as NUMBERS
 from offaxis.reproduction.published import load_published
 
-ONE = """
+HEAD = """
 misses = 0.05
 [[claims]]
 id = "one"
@@ -18,10 +18,12 @@ contrasts = [{ one = 1, other = -1 }]
 direction = "above"
 margin = 0.5
 reason = "half a point would be seen"
-[[claims.controls]]
+"""
+CONTROL = """[[claims.controls]]
 excludes = "size of the update"
 point = "norm=matched"
 """
+ONE = HEAD + CONTROL
 
 
 def written(folder, text):
@@ -68,7 +70,7 @@ def test_a_control_is_its_claim_but_for_what_it_says(tmp_path):
         ("margin = 0.5", 'margin = 2\nbaseline = 0\nscale = "ratio"', "claims.0", "positive"),
         ("misses = 0.05", "misses = 5", "misses", "less than 1"),
         ("[[claims]]", "[[claims", "claims.toml", "TOML"),
-        ("[[claims.controls]]", 'controls = ["none"]\n[x]', "claims.0.controls.0", "none"),
+        (CONTROL, 'controls = ["none"]\n', "claims.0.controls.0", "none"),
     ],
 )
 def test_a_mistake_is_one_message_with_its_place(tmp_path, old, new, where, said):

@@ -65,6 +65,9 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> No
         (draw, arm) for draw in (0, 1) for arm in ("sft", "opd")
     }
     assert said["rows"] == len(found)
+    edited = {row["point"]: row for row in found if row["arm"] == "opd" and row["draw"] == 1}
+    assert {"edit=top-1", "edit=spectrum", "edit=extrapolate-1"} < edited.keys()
+    assert edited["edit=top-16-norm"]["null_name"] == "random directions"
     assert {verdict["figure"] for verdict in said["verdicts"]} == {"fig4"}
     assert {verdict["verdict"] for verdict in said["verdicts"]} == {"cannot tell at this scale"}
     # Only the teacher is to stop at an accuracy, which it cannot reach in four steps.

@@ -38,7 +38,7 @@ def judge(columns, nulls=(), **changes):
         declared,
         simulation.table(
             {cells[term]: column for term, column in columns.items()},
-            {cells[term]: column for term, column in dict(nulls).items()},
+            {cells[term]: {"": column} for term, column in dict(nulls).items()},
         ),
     )[0]
 
@@ -195,8 +195,8 @@ def test_a_table_that_cannot_be_used_is_refused():
 def test_the_primary_null_comes_first_and_others_are_asked_for_by_name():
     claim = Claim.model_validate({**BASE, "contrasts": [{"one": 1}], "of": "excess"})
     cell = claim.cell(claim._term("one"))
-    first = simulation.table({cell: 5 + SCATTER / 10}, {cell: np.full(8, 5.0)})
-    other = simulation.table({cell: 5 + SCATTER / 10}, {cell: np.full(8, 1.0)})
+    first = simulation.table({cell: 5 + SCATTER / 10}, {cell: {"": np.full(8, 5.0)}})
+    other = simulation.table({cell: 5 + SCATTER / 10}, {cell: {"": np.full(8, 1.0)}})
     named = other.set_column(
         other.column_names.index("null_name"), "null_name", pa.array(["walk"] * 8)
     )
@@ -255,7 +255,7 @@ def test_nothing_is_said_of_what_was_not_run(declared):
     empty = simulation.table({next(iter(declared.cells())): [0.5]}, {})
     for verdict in evaluate(declared, empty):
         assert verdict.answer is UNKNOWN
-        assert verdict.decider.why.startswith(("not run: ", "one draw"))
+        assert verdict.decider.why.startswith(("not run: ", "not measured: ", "one draw"))
 
 
 def most(studies, share):

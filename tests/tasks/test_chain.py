@@ -8,6 +8,7 @@ from offaxis.catalog import collect, find
 from offaxis.errors import CatalogError
 from offaxis.tasks.base import Document, GeneratedTask
 from offaxis.tasks.chain import ALPHABET, apply, chain13, solution, verify
+from offaxis.tasks.sort import sort13
 
 PROMPT = "Qc+0;+5;-a;-9;-5;="
 ANSWER = "c+0c+54-a7-9b-56#6$"
@@ -108,6 +109,6 @@ def test_training_and_evaluation_never_share_a_chain():
 
 
 def test_tasks_are_found_by_listing_and_unknown_ones_are_named():
-    assert collect("offaxis.tasks", GeneratedTask) == {"chain13": chain13}
+    assert collect("offaxis.tasks", GeneratedTask) == {"chain13": chain13, "sort13": sort13}
     with pytest.raises(CatalogError, match="did you mean chain13"):
         find("offaxis.tasks", GeneratedTask, "chain12")

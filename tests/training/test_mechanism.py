@@ -8,6 +8,7 @@ import torch
 from offaxis.errors import CheckpointError, RecipeError, UsageError
 from offaxis.linalg.moments import moment_of
 from offaxis.mechanism import Choice, mechanism_of
+from offaxis.mechanism.conditions import arms_of
 from offaxis.mechanism.gradients import added, moments_of, recorded
 from offaxis.objectives.base import Streams
 from offaxis.objectives.loss import token_loss
@@ -131,22 +132,23 @@ def test_the_mechanism_of_a_run_is_rows_of_the_study_table(finished):
     assert {(row["draw"], row["point"]) for row in rows} == {(5, "step=2")}
     of = {(row["arm"], row["quantity"], row["matrices"]): row for row in rows}
     assert len(of) == len(rows)
+    assert {row["arm"] for row in rows} == {*arms_of(choice)}
     for row in rows:
         if row["quantity"].startswith(("locked", "weyl", "mirsky", "wedin")):
             assert 0 <= row["value"] <= 1 + 1e-6
     # all tokens kept is the full gradient, and a mixture is what its parts add up to
     for side in ("right", "left"):
-        kept = of["keep 1 random", f"fit_residual_{side}", "linear"]
+        kept = of["keep100-random", f"fit_residual_{side}", "linear"]
         assert kept["value"] < 1e-5
         assert kept["null"] > 0.05
-        assert of["keep 1 top", f"fit_factor_{side}", "linear"]["value"] == pytest.approx(1)
-        assert of["mixed 0.5", f"mixture_residual_{side}", "linear"]["value"] < 1e-4
-        assert of["mixed 0.5", f"mixture_residual_uncrossed_{side}", "linear"]["value"] > 1e-3
-        masked = of["keep 0.5 random", f"fit_residual_{side}", "linear"]
+        assert of["keep100-top", f"fit_factor_{side}", "linear"]["value"] == pytest.approx(1)
+        assert of["mixed50", f"mixture_residual_{side}", "linear"]["value"] < 1e-4
+        assert of["mixed50", f"mixture_residual_uncrossed_{side}", "linear"]["value"] > 1e-3
+        masked = of["keep50-random", f"fit_residual_{side}", "linear"]
         assert masked["value"] > 1e-3
     chance = of["full", "locked_energy_right", "attention"]["null"]
     assert chance == pytest.approx(2 / 16)
-    assert of["full, single tokens", "locked_energy_left", "mlp"]["value"] > 0
+    assert of["full-tokens", "locked_energy_left", "mlp"]["value"] > 0
     assert rows == mechanism_of(finished, out, choice, draw=5)
 
 

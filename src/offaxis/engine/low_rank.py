@@ -18,10 +18,11 @@ Factors = tuple[Tensor, Tensor]
 def moved_by(factors: Factors, found: Triples, dtype: torch.dtype) -> Difference:
     """The update as its random counterparts are drawn from it: its entries in a buffer.
 
-    Norm and profile are those of the factors; the entries are only a start for signs and orders.
+    Norm and profile are those of the factors, and know nothing of what rounding took of an entry.
     """
     D = dense(*factors, dtype)
-    return Difference(D, found.norm, 0.0, found.row_norms, found.col_norms)
+    rounding = 0.0 if dtype == torch.float64 else torch.finfo(dtype).eps * found.norm
+    return Difference(D, found.norm, rounding, found.row_norms, found.col_norms)
 
 
 def norm_error(found: Triples) -> float:

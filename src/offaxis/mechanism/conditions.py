@@ -1,9 +1,9 @@
 """What gradients are compared: full and masked, own and others' rollouts, and their mixture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,7 +22,12 @@ from offaxis.training.sources import Rollouts
 from offaxis.training.tasks import generated_task, open_records, task_of
 from offaxis.training.weighing import Weigher
 
-FULL, OTHER, OFF_POLICY = "full", "full, other rollouts", "off-policy"
+FULL, TOKENS, OTHER, OFF_POLICY = "full", "full-tokens", "full-other-rollouts", "off-policy"
+REINFORCED = "grpo"
+BOUNDS = "bounds"
+By = Literal["log_ratio", "random"]
+
+_KEPT_BY: Mapping[By, str] = {"log_ratio": "top", "random": "random"}
 
 
 @dataclass(frozen=True)
@@ -122,22 +127,21 @@ def conditions(held: Opened, choice: Choice) -> Iterator[Condition]:
 
     Masked gradients keep tokens of the very same rollouts. Other rollouts of the same student on
     other prompts tell how far two samples of one law are apart, and the teacher's how far those of
-    another law are.
+    another law are. GRPO on the same rollouts tells what any gradient of this model has.
     """
     recipe = held.recipe.model_copy(
         update={"data": held.recipe.data.model_copy(update={"prompts": choice.prompts})}
     )
     own = drawn(held, recipe, step=1)
     yield Condition(FULL, recipe, own)
+    kind = ObjectiveChoice.model_validate({"kind": "grpo"})
+    yield Condition(REINFORCED, recipe.model_copy(update={"objective": kind, "tokens": None}), own)
     yield Condition(OTHER, recipe, drawn(held, recipe, step=2))
     yield Condition(OFF_POLICY, recipe, drawn(held, recipe, step=1, by_teacher=True))
     for keep in choice.keep:
-        for label, tokens in (
-            ("top", Tokens(keep=keep, by="log_ratio")),
-            ("random", Tokens(keep=keep, by="random")),
-        ):
-            selected = recipe.model_copy(update={"tokens": tokens})
-            yield Condition(f"keep {keep:g} {label}", selected, own)
+        for by in _KEPT_BY:
+            selected = recipe.model_copy(update={"tokens": Tokens(keep=keep, by=by)})
+            yield Condition(_masked(keep, by), selected, own)
 
 
 def mixture(held: Opened, choice: Choice, alpha: float, rows: Rows) -> Condition:
@@ -145,7 +149,7 @@ def mixture(held: Opened, choice: Choice, alpha: float, rows: Rows) -> Condition
     kind = ObjectiveChoice.model_validate({"kind": "mixed", "alpha": alpha, "form": "advantages"})
     data = held.recipe.data.model_copy(update={"prompts": choice.prompts})
     recipe = held.recipe.model_copy(update={"objective": kind, "data": data, "tokens": None})
-    return Condition(f"mixed {alpha:g}", recipe, rows)
+    return Condition(_mixed(alpha), recipe, rows)
 
 
 def drawn(held: Opened, recipe: Recipe, step: int, *, by_teacher: bool = False) -> Rows:
@@ -157,3 +161,18 @@ def drawn(held: Opened, recipe: Recipe, step: int, *, by_teacher: bool = False) 
     teacher = held.taught.model if by_teacher else None
     source = Rollouts(held.task, held.tokenizer, asked, teacher=teacher)
     return source.draw(held.model, step).rows
+
+
+def arms_of(choice: Choice) -> tuple[str, ...]:
+    """The names of everything that rows are given of, as arms of the study table."""
+    masked = (_masked(keep, by) for keep in choice.keep for by in _KEPT_BY)
+    mixed = map(_mixed, choice.alphas)
+    return FULL, TOKENS, OTHER, OFF_POLICY, REINFORCED, *masked, *mixed, BOUNDS
+
+
+def _masked(keep: float, by: By) -> str:
+    return f"keep{100 * keep:g}-{_KEPT_BY[by]}"
+
+
+def _mixed(alpha: float) -> str:
+    return f"mixed{100 * alpha:g}"

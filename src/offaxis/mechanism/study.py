@@ -124,7 +124,7 @@ def _compared(held: Opened, choice: Choice, names: Sequence[str], bases: Bases) 
     for condition in asked.conditions(held, choice):
         found[condition.name] = moments(held, condition, choice, names)
         if condition.name == asked.FULL:
-            found["full, single tokens"] = moments(held, condition, choice, names, Tape.tokens)
+            found[asked.TOKENS] = moments(held, condition, choice, names, Tape.tokens)
     full, other = found[asked.FULL], found[asked.OTHER]
     for arm, seen in found.items():
         for name in names:
@@ -189,7 +189,7 @@ def _bounds(update: FoundUpdate, shapes: Mapping[str, tuple[int, ...]], K: int) 
         if slack is not None:
             for label in ("wedin", "weyl", "mirsky"):
                 value = getattr(slack, label)
-                yield Number("bounds", name, f"{label}_used", value, 1.0, "the bound")
+                yield Number(asked.BOUNDS, name, f"{label}_used", value, 1.0, "the bound")
 
 
 def _parts(rows: Rows, most: int) -> list[Rows]:

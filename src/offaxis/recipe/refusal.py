@@ -11,8 +11,14 @@ from offaxis.errors import RecipeError
 def explained(
     error: ValidationError, model: type[BaseModel], where: str, prefix: str = ""
 ) -> RecipeError:
-    """Say in one message what the first mistake is, and what is known at that place."""
-    first = error.errors()[0]
+    """Say in one message what the first mistake is, and what is known at that place.
+
+    A key that is not known comes first: where a required one is misspelt it says so, and the key
+    that is missing does not.
+    """
+    mistakes = error.errors()
+    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+    first = (unknown or mistakes)[0]
     location = [str(part) for part in first["loc"]]
     key = ".".join([prefix, *location] if prefix else location)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

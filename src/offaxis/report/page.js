@@ -27,13 +27,14 @@
       background: "transparent",
       font,
       view: { stroke: null },
+      title: { color: ink, subtitleColor: dim, fontSize: 12, fontWeight: 600, subtitleFontSize: 11 },
       axis: {
         labelColor: dim, titleColor: dim, gridColor: line, domainColor: line, tickColor: line,
         labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", labelOverlap: true,
         tickCount: 5, labelPadding: 4,
       },
       header: { labelColor: ink, labelFontSize: 12, labelFontWeight: 600, labelPadding: 6 },
-      legend: { labelColor: ink, labelFontSize: 12, labelLimit: 240, columns: 3 },
+      legend: { labelColor: ink, titleColor: dim, titleFontWeight: "normal", labelFontSize: 12, labelLimit: 240, columns: 3 },
       mark: { color: none }, // only nulls and the anchor have no colour of their own
       area: { color: css("--band"), opacity: 0.8 },
     };
@@ -136,12 +137,12 @@
   }
 
   try {
-    const { charts, atlas } = await unpack();
+    const { charts, atlas = {} } = await unpack(); // a page without maps has no atlas
     const rows = new Map(Object.entries(charts).map(([key, held]) => [key, rowsOf(held.rows)]));
-    const map = rowsOf(atlas.map);
+    const map = rowsOf(atlas.map ?? {});
     const curves = Object.fromEntries(
       [["spectrum", "spectra"], ["angle", "angles"], ["block", "blocks"]]
-        .map(([key, table]) => [key, rowsOf(atlas[table])]));
+        .map(([key, table]) => [key, rowsOf(atlas[table] ?? {})]));
     const pause = () => new Promise((done) => setTimeout(done));
     const drawAll = async () => {
       ready("drawing");

@@ -1,10 +1,6 @@
 """From a results folder to one self-contained page."""
 
-from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from offaxis.files import write_text
 from offaxis.report import (
@@ -14,14 +10,15 @@ from offaxis.report import (
     payload,
     provenance,
     sections,
+    shell,
     summary,
     visibility,
 )
 from offaxis.report.study import Study, load_study
+from offaxis.report.words import null_sentence
 from offaxis.table import ResultsFolder
 
 PAGE_NAME = "report.html"
-VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
 
 
 def write_report(results: Path, out: Path | None = None) -> Path:
@@ -62,8 +59,10 @@ def render(folder: ResultsFolder) -> str:
             "angles": payload.columns_of(atlas.curve_rows(study, folder, "angles")),
         },
     }
-    return _template().render(
-        **_assets(payload.pack(content)),
+    return shell.rendered(
+        "offaxis.report",
+        "template.html.j2",
+        content,
         study=study,
         headline=summary.headline(study, judged),
         notes=summary.notes(study),
@@ -77,33 +76,10 @@ def render(folder: ResultsFolder) -> str:
         controls=controls.control_tables(study),
         provenance=provenance.provenance(study),
         title=_title(study),
-        null_sentence=sections.null_sentence,
+        null_sentence=null_sentence,
     )
 
 
 def _title(study: Study) -> str:
     named = (study.manifest.get("study") or {}).get("title")
     return str(named or "How the weights moved")
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("offaxis.report", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("template.html.j2")
-
-
-def _assets(packed: str) -> dict[str, Any]:
-    """Return the inline texts of the page and the policy that allows exactly these."""
-    here = resources.files("offaxis.report")
-    vendored = [(here / "vendor" / name).read_text("utf-8") for name in VENDORED]
-    scripts = [*vendored, (here / "page.js").read_text("utf-8")]
-    style = (here / "style.css").read_text("utf-8")
-    return {
-        "scripts": scripts,
-        "style": style,
-        "policy": payload.policy(scripts, [style]),
-        "payload": packed,
-        "vendor_versions": (here / "vendor" / "VERSIONS").read_text("utf-8"),
-    }

@@ -10,7 +10,7 @@ from offaxis.report import atlas, figures, matrix_charts, visibility
 from offaxis.report.figures import Figure
 from offaxis.report.quantities import QUANTITIES, Quantity
 from offaxis.report.study import Study
-from offaxis.report.words import FIGURE_WORDS, NO_NULL, NULL_WORDS
+from offaxis.report.words import FIGURE_WORDS
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,6 @@ def _by_k(study: Study, key: str) -> Figure | None:
     measured = study.frame.settings("similarity", "K")
     variants = [(f"K = {k}", QUANTITIES[key].with_settings(K=k)) for k in measured]
     return figures.trajectory(study, key, *FIGURE_WORDS[key], variants or [("", QUANTITIES[key])])
-
-
-def null_sentence(figure: Figure) -> str:
-    """Say in words what the null of a figure is."""
-    described = [NULL_WORDS.get(name, name) for name in figure.nulls if name != NO_NULL]
-    if not described:
-        return "No null is available here." if figure.nulls else ""
-    some = " Some readings have none." if NO_NULL in figure.nulls else ""
-    return f"Null: {'; or '.join(described)}.{some}"
 
 
 def _boundary_caption(study: Study) -> str:

@@ -1,5 +1,7 @@
 """What figures, nulls, flags and diagnostics mean, in plain words."""
 
+from collections.abc import Sequence
+
 # The title of each figure over training, and what its caption says to look at.
 FIGURE_WORDS = {
     "sparsity": (
@@ -170,3 +172,12 @@ DEFINITION_WORDS = {
 def explained(words: dict[str, str], name: str) -> str:
     """Return a name with its explanation, or alone where there is none."""
     return f"{name} ({words[name]})" if name in words else name
+
+
+def null_sentence(names: Sequence[str]) -> str:
+    """Say in words what the nulls of a figure are, by their names in the table."""
+    described = [NULL_WORDS.get(name, name) for name in names if name != NO_NULL]
+    if not described:
+        return "No null is available here." if names else ""
+    some = " Some readings have none." if NO_NULL in names else ""
+    return f"Null: {'; or '.join(described)}.{some}"

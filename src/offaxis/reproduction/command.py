@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from offaxis.console import messages
 from offaxis.reproduction.arms import Changes, Scale
 from offaxis.reproduction.claims import load_claims
+from offaxis.reproduction.contents import contents
 from offaxis.reproduction.costs import Cost, costs, in_words, print_costs
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, Entry, chosen
+from offaxis.reproduction.pages import write_pages
 from offaxis.reproduction.public_pairs import reproduce_pairs
 from offaxis.reproduction.study import Study, gather, run_study, study_of
 from offaxis.reproduction.tables import as_records, note, terminal_table
@@ -46,8 +50,8 @@ def reproduce(
         console: Where plan and progress go; standard error by default.
 
     Returns:
-        Where the table and the results are, the verdicts on the claims of these entries, and what
-        failed or has to be known; for a dry run and for `list` the costs.
+        Where the table, the results and the pages are, the verdicts on the claims of these
+        entries, and what failed or has to be known; for a dry run and for `list` the costs.
 
     Raises:
         UsageError: If there is no such entry, or nothing to train.
@@ -73,9 +77,11 @@ def reproduce(
 def _reproduced(
     study: Study, entries: Sequence[Entry], out: Path, workers: int, console: Console
 ) -> dict[str, Any]:
-    """Train, measure, gather, and say what went wrong."""
+    """Train, measure, gather, judge, and say what went wrong."""
     if study.scale == "paper":
-        return reproduce_pairs([entry.id for entry in entries], out, workers, console)
+        found = reproduce_pairs([entry.id for entry in entries], out, workers, console)
+        table = pq.read_table(out / "study.parquet")
+        return found | _pages(study, out, table, found["notes"], console)
     failures, notes = run_study(study, out, workers, console)
     table = gather(out, study.scale, study.changes)
     figures = {entry.id for entry in entries}
@@ -83,9 +89,9 @@ def _reproduced(
     if verdicts:
         console.print(terminal_table(verdicts))
         console.print(note(verdicts))
-    for name, error in failures.items():
-        console.print(f"{name} failed, and is left out:\n{error}")
-    for each in notes:
+    failed = {name: str(error) for name, error in failures.items()}
+    said = [f"{name} failed, and is left out:\n{error}" for name, error in failed.items()] + notes
+    for each in said:
         console.print(each)
     return {
         "study": str(out / "study.parquet"),
@@ -93,9 +99,23 @@ def _reproduced(
         "rows": table.num_rows,
         "entries": [entry.id for entry in entries],
         "verdicts": as_records(verdicts),
-        "failed": {name: str(error) for name, error in failures.items()},
+        "failed": failed,
         "notes": notes,
+        **_pages(study, out, table, said, console),
     }
+
+
+def _pages(
+    study: Study, out: Path, table: pa.Table, notes: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """Write the pages on everything in the table, whoever asked for it, and say where they are."""
+    judged = evaluate(load_claims(), table)
+    held = contents(out, table, judged, study.scale, changes=study.changes, notes=notes)
+    paths = write_pages(out, held)
+    console.print(f"page: {paths['page']}")
+    if paths["install"]:
+        console.print(f"figures as SVG and PDF were not drawn: {paths['install']}")
+    return paths
 
 
 def _say(study: Study, cost: Cost, workers: int, console: Console) -> None:

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from offaxis.recipe import Recipe
 from offaxis.reproduction.entries import Entry
+from offaxis.reproduction.probes import PROBES
+from offaxis.reproduction.probes.base import Runs
+from offaxis.reproduction.probing import visits
 from offaxis.reproduction.study import Study, study_jobs
 from offaxis.training import model_folder
 from offaxis.training.jobs import Job
@@ -31,7 +34,8 @@ class Cost(NamedTuple):
         runs: Runs of its arms, the models they build on not counted.
         models: All of them, and those models.
         kept: Of these, how many are there already.
-        core_minutes: Estimated time on one core for what is left to train, and for measuring.
+        core_minutes: Estimated time on one core for what is left to train, for measuring, and for
+            probes that have not been asked.
         megabytes: Of all checkpoints, those that are there included.
     """
 
@@ -60,16 +64,19 @@ def costs(
     recipes = study.recipes()
     jobs = study_jobs(recipes, out)
     folders = {
-        (arm, draw): model_folder(recipe, out).root.name
+        draw: {arm: model_folder(recipe, out) for arm, recipe in arms.items()}
         for draw, arms in recipes.items()
-        for arm, recipe in arms.items()
     }
 
-    def cost(name: str, title: str, draws: Mapping[str, int]) -> Cost:
+    def cost(name: str, title: str, draws: Mapping[str, int], probes: Sequence[str]) -> Cost:
         there = {arm: count for arm, count in draws.items() if arm in study.draws}
         if not there:
             return Cost(name, title)
-        runs = [folders[arm, draw] for arm, count in there.items() for draw in range(count)]
+        asked = {
+            draw: {arm: run for arm, run in arms.items() if draw < there.get(arm, 0)}
+            for draw, arms in folders.items()
+        }
+        runs = [run.root.name for arms in asked.values() for run in arms.values()]
         needed = [jobs[each] for each in _with_needs(runs, jobs)]
         return Cost(
             name,
@@ -79,17 +86,17 @@ def costs(
             len(runs),
             len(needed),
             sum(job.stage.is_finished for job in needed),
-            _minutes(needed, [jobs[run] for run in runs]),
+            _minutes(needed, [jobs[run] for run in runs]) + asking_minutes(probes, asked, out),
             sum(job.stage.checkpoint_bytes for job in needed) / 1e6,
         )
 
-    alone = [cost(entry.id, entry.title, entry.draws(**how)) for entry in entries]
-    return cost("all", "together", study.draws), alone
+    alone = [cost(e.id, e.title, e.draws(**how), e.probes) for e in entries]
+    return cost("all", "together", study.draws, study.probes), alone
 
 
 def print_costs(found: Sequence[Cost], console: Console, title: str) -> None:
     """A table, one entry a line."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in ("entry", "title"):
         table.add_column(heading, no_wrap=heading == "entry")
     for heading in ("arms", "draws", "runs", "models", "kept", "core-min", "MB"):
@@ -127,6 +134,18 @@ def _minutes(needed: Iterable[Job], runs: Iterable[Job]) -> float:
     """Training what is not there, and measuring every run."""
     training = sum(job.stage.seconds for job in needed if not job.stage.is_finished)
     return (training + sum(_UNIT_SECONDS * _units(job.recipe) for job in runs)) / 60
+
+
+def asking_minutes(probes: Sequence[str], runs: Mapping[int, Runs], out: Path) -> float:
+    """The estimated minutes of one core for what probes have not answered yet.
+
+    Args:
+        probes: Their names.
+        runs: By draw and arm.
+        out: The folder of everything.
+    """
+    asked = [visit for draw, arms in runs.items() for visit in visits(probes, draw, arms, out)]
+    return sum(PROBES[visit.probe].seconds for visit in asked if not visit.is_kept) / 60
 
 
 def _units(recipe: Recipe) -> int:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float64
 
+from offaxis.measurement.options import relatives
 from offaxis.report.frames import WEIGHTED_DIAGNOSTICS, linear_only
 from offaxis.reproduction.statistics import layer_bootstrap
 from offaxis.table import definition_settings
@@ -40,12 +41,17 @@ QUANTITIES = {
     ("gate", "consistency"): "gate_consistency",
     ("principal_energy", "principal_energy"): "principal_energy",
 }
-"""The name in the study table of each reading that it takes; angles in radians."""
+"""The name in the study table of each reading that it takes; angles in radians.
+
+Those of related work keep their names.
+"""
 
 _PUBLISHED_K = "16"
 """The K of the paper's similarity, whose name is plain; others carry theirs, as `similarity_k4`."""
 
+KINDS = ("attention", "mlp")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_RELATIVES = relatives()
 _RESAMPLES = 200
 
 
@@ -99,6 +105,11 @@ def averaged(readings: pa.Table) -> dict[str, dict[Name, Curve]]:
     }
 
 
+def kind_of(role: str) -> str:
+    """Which of `KINDS` a matrix of that role is of."""
+    return "attention" if role in _ATTENTION else "mlp"
+
+
 class _Cell(NamedTuple):
     """One matrix's reading: what it weighs in the mean, and what its null says."""
 
@@ -110,7 +121,8 @@ class _Cell(NamedTuple):
 
 def _taken(table: pa.Table) -> pa.Table:
     """The rows of those diagnostics that the study table takes anything of."""
-    names = pa.array(sorted({diagnostic for diagnostic, _ in QUANTITIES}), pa.string())
+    known = {diagnostic for diagnostic, _ in QUANTITIES} | {*_RELATIVES}
+    names = pa.array(sorted(known), pa.string())
     return table.filter(pc.is_in(table["diagnostic"], value_set=names))
 
 
@@ -123,13 +135,14 @@ def _cell(row: Mapping[str, Any]) -> _Cell:
 
 def _names(row: Mapping[str, Any]) -> list[Name]:
     """The curves that a reading belongs to: of all linear matrices, and of its kind."""
-    quantity = QUANTITIES.get((row["diagnostic"], row["quantity"]))
+    given = row["diagnostic"], row["quantity"]
+    quantity = row["quantity"] if row["diagnostic"] in _RELATIVES else QUANTITIES.get(given)
     if quantity is None:
         return []
     settings = definition_settings(row["definition"])
     if settings.get("K", _PUBLISHED_K) != _PUBLISHED_K:
         quantity = f"{quantity}_k{settings['K']}"
-    kind = "attention" if row["role"] in _ATTENTION else "mlp"
+    kind = kind_of(row["role"])
     storage = settings.get("as", "stored")
     return [Name(quantity, matrices, storage) for matrices in ("linear", kind)]
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from offaxis.catalog import suggestion
 from offaxis.errors import UsageError
+from offaxis.measurement.options import relatives
 
 HEADLINE_DRAWS = 8
 QUICK_DRAWS = 5
@@ -60,7 +61,6 @@ QUICK = (*PARADIGMS, "opd-k16-early", "sft-k16-early")
 """The arms of `--quick`, where an entry has them."""
 
 _SHAPE = ("norm", "rank", "tail")
-_EVERYTHING = ("sparsity", "masks", "rotation", "spectral_shift", *_SHAPE, "similarity")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Entry:
         diagnostics: What its quantities are read by.
         headline: The arms of its main comparison, drawn `HEADLINE_DRAWS` times.
         further: Its other arms, and the draws of each.
+        probes: What is asked of its runs beside measurement, as `offaxis.reproduction.probes`
+            names it.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Entry:
     diagnostics: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
     further: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    probes: tuple[str, ...] = ()
 
     @property
     def is_preset(self) -> bool:
@@ -168,13 +171,15 @@ _ALL = (
         "sec5.2",
         "Mechanism: second moments of per-token gradients",
         _SHAPE,
-        further=_of(_FEW, "opd", "rlvr", "opd-keep25-ratio", "opd-from-teacher"),
+        further=_of(_SOME, "opd"),
+        probes=("mechanism",),
     ),
     Entry(
         "relatives",
         "Quantities of related papers",
-        (*_EVERYTHING, "gate", "principal_energy"),
-        further=_of(_FEW, *PARADIGMS, "rlvr-random"),
+        ("sparsity", "gate", "principal_energy", *_SHAPE, *relatives()),
+        further=_of(_SOME, *PARADIGMS, "rlvr-again", "rlvr-random"),
+        probes=("agreement", "edited"),
     ),
 )
 

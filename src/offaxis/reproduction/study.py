@@ -2,7 +2,8 @@
 
     OUT/models/<arm>-<hash>/   everything trained, by the hash of its recipe, for all entries
     OUT/results/draw-0/        the measured runs of one draw
-    OUT/study.parquet          what `extract` reads off them
+    OUT/probes/draw-0/         what probes found in them
+    OUT/study.parquet          what `extract` reads off both
 
 Everything finished is kept and reused; after an interruption the same command goes on from there.
 The table holds every run in the folder that today's recipes would make, whoever asked for it.
@@ -26,6 +27,8 @@ from offaxis.recipe import Recipe
 from offaxis.reproduction.arms import Changes, Scale, arms_of, drawn
 from offaxis.reproduction.entries import Entry
 from offaxis.reproduction.extract import STUDY, RunFacts, study_table
+from offaxis.reproduction.probes import PROBES
+from offaxis.reproduction.probing import Visit, visit_all, visits
 from offaxis.runs import RunFolder
 from offaxis.table import ResultsFolder
 from offaxis.training import model_folder
@@ -49,6 +52,7 @@ class Study:
         scale: Which recipes.
         draws: How many of each arm.
         diagnostics: What is measured of every run.
+        probes: What is asked of them beside that.
         changes: Overrides by arm.
         missing: Arms that were asked for and have no recipe at this scale.
     """
@@ -56,6 +60,7 @@ class Study:
     scale: Scale
     draws: Mapping[str, int]
     diagnostics: tuple[str, ...]
+    probes: tuple[str, ...] = ()
     changes: Changes = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
@@ -100,7 +105,8 @@ def study_of(
         )
     diagnostics = tuple(dict.fromkeys(name for entry in entries for name in entry.diagnostics))
     missing = tuple(arm for arm in wanted if arm not in known)
-    return Study(scale, draws, diagnostics, changes or {}, missing)
+    probes = tuple(dict.fromkeys(name for entry in entries for name in entry.probes))
+    return Study(scale, draws, diagnostics, probes, changes or {}, missing)
 
 
 def study_jobs(recipes: Recipes, out: Path) -> dict[str, Job]:
@@ -111,7 +117,7 @@ def study_jobs(recipes: Recipes, out: Path) -> dict[str, Job]:
 def run_study(
     study: Study, out: Path, workers: int, console: Console
 ) -> tuple[Failures, list[str]]:
-    """Train what is missing, and measure every draw.
+    """Train what is missing, measure every draw, and ask the probes.
 
     Returns:
         The runs that failed, with their errors, and what a reader has to know of the others.
@@ -122,20 +128,23 @@ def run_study(
     recipes, failures = study.recipes(), Failures()
     jobs = study_jobs(recipes, out)
     train_all(jobs, out, workers, console, failures)
+    asked: list[Visit] = []
     for draw, arms in recipes.items():
-        folders = [model_folder(recipe, out).root for recipe in arms.values()]
-        finished = [folder for folder in folders if folder.name not in failures]
+        folders = {arm: model_folder(recipe, out) for arm, recipe in arms.items()}
+        finished = {arm: run for arm, run in folders.items() if run.root.name not in failures}
         if not finished:
             continue
         console.print(f"draw {draw}: {len(finished)} runs")
+        asked += visits(study.probes, draw, finished, out)
         measure(
-            find_trajectories(finished),
+            find_trajectories([run.root for run in finished.values()]),
             results_of(draw, out).root,
             Options(passes=_passes(study.diagnostics), draws=_NULL_DRAWS),
             workers=workers,
             study={"title": f"draw {draw}", "draw": draw, "scale": study.scale},
             console=console,
         )
+    visit_all(asked, workers, console, failures)
     return failures, _short_of_their_mark(jobs, out)
 
 
@@ -145,12 +154,16 @@ def gather(out: Path, scale: Scale, changes: Changes | None = None) -> pa.Table:
     Raises:
         ResultsError: If a results folder is damaged, or the file cannot be written.
     """
-    found = sorted(out.glob("results/draw-*"), key=_number)
-    parts = [_table_of(_number(folder), out, scale, changes) for folder in found]
+    parts = [_table_of(draw, out, scale, changes) for draw in measured_draws(out)]
     table = pa.concat_tables([STUDY.empty_table(), *parts])
     with atomically(out / "study.parquet") as path:
         pq.write_table(table, path, compression="zstd")
     return table
+
+
+def measured_draws(out: Path) -> list[int]:
+    """The draws that have a results folder, ascending."""
+    return sorted(int(path.name.partition("-")[2]) for path in out.glob("results/draw-*"))
 
 
 def results_of(draw: int, out: Path) -> ResultsFolder:
@@ -159,7 +172,28 @@ def results_of(draw: int, out: Path) -> ResultsFolder:
 
 
 def _table_of(draw: int, out: Path, scale: Scale, changes: Changes | None) -> pa.Table:
-    """The rows of one draw: of every arm in its folder, the run of today's recipe."""
+    """The rows of one draw."""
+    results, runs = results_of(draw, out), held_runs(draw, out, scale, changes)
+    names = list(runs)
+    table = study_table(
+        draw,
+        runs,
+        readings=results.read("readings", names),
+        training=results.read("training", names),
+    )
+    folders = {facts.arm: RunFolder(out / "models" / name) for name, facts in runs.items()}
+    answers = [visit.answer() for visit in visits(PROBES, draw, folders, out) if visit.is_kept]
+    return pa.concat_tables([table, *answers])
+
+
+def held_runs(
+    draw: int, out: Path, scale: Scale, changes: Changes | None = None
+) -> dict[str, RunFacts]:
+    """Of every arm in the folder of a draw, the run of today's recipe, by name.
+
+    Raises:
+        ResultsError: If the results folder is damaged.
+    """
     results = results_of(draw, out)
     held = {run["name"]: run.get("arm") for run in results.manifest()["runs"]}
     runs: dict[str, RunFacts] = {}
@@ -170,17 +204,7 @@ def _table_of(draw: int, out: Path, scale: Scale, changes: Changes | None) -> pa
             source = recipe.subspace.of if recipe.subspace is not None else None
             free = source.recipe.arm if source is not None and source.recipe is not None else ""
             runs[name] = RunFacts(arm, free)
-    names = list(runs)
-    return study_table(
-        draw,
-        runs,
-        readings=results.read("readings", names),
-        training=results.read("training", names),
-    )
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name.partition("-")[2])
+    return runs
 
 
 def _passes(diagnostics: tuple[str, ...]) -> tuple[Pass, ...]:

@@ -1,5 +1,6 @@
 """Verdicts as tables: for the terminal, for Markdown, and as rows for programs."""
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,10 @@ SHARES = {
     "low_magnitude_overlap",
     "accuracy",
     "gain_kept",
+    "top16_energy",
+    "spectral_ratio",
+    "spectral_residual",
+    "locked_energy_right",
 }
 """Quantities that people read in per cent; their differences are points of it."""
 
@@ -111,13 +116,13 @@ def terminal_table(verdicts: Sequence[Verdict]) -> Table:
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """The claims as a Markdown table, then how the intervals were made."""
-    return f"{_markdown(CLAIMS_HEAD, claim_rows(verdicts))}\n\n{note(verdicts)}\n"
+    return f"{markdown_table(CLAIMS_HEAD, claim_rows(verdicts))}\n\n{note(verdicts)}\n"
 
 
 def findings_markdown(verdict: Verdict) -> str:
     """Every contrast of one claim as a Markdown table, under its sentence."""
     title = f"**{verdict.claim.sentence}** {WORDS[verdict.answer]}; {decided_by(verdict)}."
-    return f"{title}\n\n{_markdown(FINDINGS_HEAD, finding_rows(verdict))}\n"
+    return f"{title}\n\n{markdown_table(FINDINGS_HEAD, finding_rows(verdict))}\n"
 
 
 def as_records(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -248,13 +253,16 @@ def _record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _markdown(head: Sequence[str], rows: Rows) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose cells are text: no markup, no links, no lines of their own."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(inert, line))} |" for line in lines)
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+def inert(cell: str) -> str:
+    """Text for Markdown, of which nothing is markup, a link or a line of its own."""
+    plain = html.escape(cell, quote=False).replace("](", "]\\(")
+    return plain.replace("|", "\\|").replace("\n", " ")
 
 
 def _joined(parts: Iterable[str]) -> str:
