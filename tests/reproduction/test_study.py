@@ -78,8 +78,8 @@ def test_the_list_names_every_entry_and_what_it_costs(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=160)
     said = reproduce(["list"], out=tmp_path, workers=2, quick=True, console=console)
     assert [entry["id"] for entry in said["entries"]] == list(ENTRIES)
-    text = console.file.getvalue()
-    assert all(f" {name} " in text for name in ENTRIES)
+    begun = {line.partition(" ")[0] for line in console.file.getvalue().splitlines()}
+    assert begun >= ENTRIES.keys()
     by_id = {entry["id"]: entry for entry in said["entries"]}
     assert by_id["tab3"]["runs"] == 0
     assert by_id["fig4"]["core_minutes"] > 1
