@@ -77,7 +77,7 @@ def _layers(place: Place, lines: Sequence[str], across: Spec, said: Shown) -> li
     return [
         {
             "transform": [place.holds("rule")],
-            "mark": {"type": "rule", "strokeDash": [1, 3], "strokeWidth": 1.5},
+            "mark": {"type": "rule", "strokeDash": [1, 3], "strokeWidth": 1.5, "color": "#8a8f98"},
             "encoding": {"x": across},
         },
         {
