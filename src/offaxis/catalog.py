@@ -22,7 +22,7 @@ def names(package: str) -> list[str]:
 
 
 def collect(package: str, kind: type[Plugin]) -> dict[str, Plugin]:
-    """Every object of a kind in the modules of a package, by its `name`.
+    """Every object of a kind in the modules of a package, by its `name`, sorted.
 
     Raises:
         CatalogError: If two of them share a name.
@@ -38,7 +38,7 @@ def collect(package: str, kind: type[Plugin]) -> dict[str, Plugin]:
                     found=f"a second {name!r}",
                     do="rename one of the two",
                 )
-    return plugins
+    return dict(sorted(plugins.items()))
 
 
 def find(package: str, kind: type[Plugin], name: str) -> Plugin:

@@ -18,7 +18,7 @@ from offaxis.errors import CatalogError
 from offaxis.linalg.basis import singular_basis
 from offaxis.linalg.concentration import energy_of_largest, gaussian_energy_of_largest
 from offaxis.linalg.elementwise import magnitude_table
-from offaxis.linalg.masks import bottom_fraction, top_fraction
+from offaxis.linalg.masks import top_fraction
 from offaxis.linalg.noise_law import iid_top_energy
 from offaxis.linalg.onesided import sides_of
 from offaxis.linalg.rounding import grid_of
@@ -54,7 +54,7 @@ def test_combinations_of_masks_are_those_of_their_entries() -> None:
     U, s, Vh = torch.linalg.svd(W0.double(), full_matrices=False)
     alpha, rank = 0.3, 6
     P = top_fraction((U[:, :rank] * s[:rank] @ Vh[:rank]).abs(), alpha)
-    L = bottom_fraction(W0.double().abs(), alpha)
+    L = top_fraction(-W0.double().abs(), alpha)
     wanted = {
         "principal_not_low": P * (1 - L),
         "not_principal": 1 - P,
@@ -73,7 +73,7 @@ def test_combinations_of_masks_are_those_of_their_entries() -> None:
 def test_an_update_planted_in_the_third_mask_is_there() -> None:
     W0, _ = pair()
     P = top_fraction(_principal(W0, 6), 0.3) == 1
-    L = bottom_fraction(W0.double().abs(), 0.3) > 0
+    L = top_fraction(-W0.double().abs(), 0.3) > 0
     W1 = torch.where(P & ~L, W0 * 1.05, W0)
     found = values(case(W0, W1), "mask_algebra")
     assert found["principal_not_low_overlap"] == pytest.approx(1, abs=1e-3)

@@ -90,7 +90,7 @@ def test_the_strata_expect_what_random_placement_gives() -> None:
     weights = torch.rand(16, generator=g, dtype=torch.float64)
     field = (W.to(like.BF16).view(torch.int16).int() >> 7) & 0xFF
     strata = [(field == e).nonzero() for e in field.unique()]
-    drawn, agreed = [], []
+    drawn = []
     first = W != X
     for _ in range(80):
         placed = torch.zeros_like(first)
@@ -99,24 +99,13 @@ def test_the_strata_expect_what_random_placement_gives() -> None:
             chosen = here[torch.randperm(len(here), generator=g)[:count]]
             placed[chosen[:, 0], chosen[:, 1]] = True
         drawn.append(float(weights[code[placed].long()].mean()))
-        agreed.append(float((placed & first).sum() / first.sum()))
     assert_moments(drawn, gates.stratified_overlap(table, weights))
-    assert_moments(agreed, gates.stratified_agreement(table, table))
 
 
 def assert_moments(drawn: list[float], expected: gates.Expected) -> None:
     values = torch.tensor(drawn, dtype=torch.float64)
     assert abs(float(values.mean()) - expected.mean) < 4 * expected.sd / len(drawn) ** 0.5
     assert 0.65 < float(values.std()) / expected.sd < 1.5
-
-
-def test_independent_runs_agree_as_the_strata_say(anchor) -> None:
-    W, code = anchor
-    X, Y = (after(W, 1.5e-5 * like.independent("gauss", seed, *SHORT)) for seed in (5, 6))
-    expected = gates.stratified_agreement(like.counted(W, X, code), like.counted(W, Y, code))
-    seen = float(((W != X) & (W != Y)).sum() / (W != X).sum())
-    # the inner side of powers of two is a second gate inside each binade
-    assert abs(seen - expected.mean) < 4 * expected.sd + 0.005
 
 
 def test_odds_of_one_stratum_are_the_cross_ratio() -> None:
@@ -135,7 +124,6 @@ def test_nothing_is_said_where_nothing_can_be(changed: int) -> None:
     table[100:110, :2, changed] = 7
     assert gates.odds_ratio(table, PRINCIPAL) is None
     assert (gates.stratified_overlap(table, PRINCIPAL) is None) == (changed == 0)
-    assert (gates.stratified_agreement(table, table) is None) == (changed == 0)
     table[100:110, :2] = 7
     assert gates.odds_ratio(table, torch.ones(16, dtype=torch.float64)) is None
     assert gates.odds_ratio(table, torch.zeros(16, dtype=torch.float64)) is None

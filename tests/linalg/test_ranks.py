@@ -20,8 +20,6 @@ def test_values_by_hand() -> None:
     assert ranks.effective_rank(s) == pytest.approx(
         math.exp(0.5 * math.log(2) + 0.5 * math.log(4)), rel=1e-14
     )
-    assert ranks.top_energy(s, 1) == 16 / 24
-    assert ranks.top_energy(s, 16) == 1
     assert ranks.count_above(s, 2.0) == 1
     assert ranks.hill_exponent(s, 2) == pytest.approx(1 / math.log(2), rel=1e-14)
     assert ranks.hill_exponent(s, 3) == pytest.approx(2 / math.log(2), rel=1e-14)
@@ -29,7 +27,7 @@ def test_values_by_hand() -> None:
 
 def test_degenerate_spectra_have_documented_values() -> None:
     zero = spectrum(0, 0)
-    assert ranks.stable_rank(zero) == ranks.effective_rank(zero) == ranks.top_energy(zero, 1) == 0
+    assert ranks.stable_rank(zero) == ranks.effective_rank(zero) == 0
     assert ranks.hill_exponent(zero, 2) is None
     assert ranks.hill_exponent(spectrum(1, 1, 1), 3) is None
     assert ranks.hill_exponent(spectrum(1, 0.5, 0), 3) is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from offaxis.linalg.angles import principal_angles
-from offaxis.linalg.spectra import exact_svd, gram_svd, gram_values
+from offaxis.linalg.spectra import exact_svd, gram_svd
 
 SHAPES = [(12, 30), (30, 12), (16, 16), (1, 7), (7, 1), (1, 1)]
 
@@ -22,8 +22,7 @@ def test_the_spectrum_is_recovered(shape: tuple[int, int]) -> None:
     s = torch.logspace(0, -3, min(shape), dtype=torch.float64)
     W = built(shape, s)
     torch.testing.assert_close(exact_svd(W).s, s, rtol=1e-12, atol=1e-15)
-    for decompose in (gram_svd, gram_values):
-        torch.testing.assert_close(decompose(W).s, s, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gram_svd(W).s, s, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,7 +8,9 @@ from offaxis.reproduction.arms import arms_of, drawn
 from offaxis.reproduction.claims import load_claims
 from offaxis.reproduction.entries import ENTRIES, HEADLINE, HEADLINE_DRAWS, QUICK_DRAWS
 from offaxis.reproduction.probes import PROBES
+from offaxis.reproduction.study import short_of_their_mark, study_jobs
 from offaxis.reproduction.verdicts import SIGN_LEVEL
+from offaxis.runs import RunFolder
 
 IDS = [
     "fig1",
@@ -112,3 +114,16 @@ def test_overrides_reach_what_an_arm_builds_on() -> None:
 def test_an_unknown_arm_is_refused() -> None:
     with pytest.raises(RecipeError, match="did you mean opd-sgd"):
         drawn("opd-sdg", 0, "tiny")
+
+
+def test_a_model_is_short_of_its_mark_by_its_accuracy_and_not_by_its_steps(tmp_path) -> None:
+    jobs = study_jobs({0: {"opd": drawn("opd", 0, "tiny")}}, tmp_path)
+    marks = {name: job.recipe.steps.stop_at_accuracy for name, job in jobs.items()}
+    for name, job in jobs.items():
+        reached = {"teacher": 0.998, "anchor": 0.1}.get(job.recipe.arm, 0.0)
+        folder = RunFolder(tmp_path / "models" / name)
+        folder.write_manifest({"steps": [0, job.recipe.steps.max], "accuracy_final": reached})
+    (note,) = short_of_their_mark(jobs, tmp_path)
+    (anchor,) = (name for name, job in jobs.items() if job.recipe.arm == "anchor")
+    assert note.startswith(f"{anchor} ended after")
+    assert f"0.100, meant to stop at {marks[anchor]}" in note

@@ -98,7 +98,7 @@ def test_every_figure_is_a_file_of_its_own(written):
 
 
 def test_without_the_extra_both_pages_say_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(static, "library", lambda: None)
+    monkeypatch.setattr(static, "renderer", lambda: None)
     few = held(tmp_path, synthetic.table(1, ("opd",), ("sparsity",)))
     said = write_pages(tmp_path, few)
     assert said["figures"] == []

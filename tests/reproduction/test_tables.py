@@ -1,4 +1,5 @@
 import json
+import re
 from io import StringIO
 
 import numpy as np
@@ -72,11 +73,15 @@ def test_markdown_has_as_many_columns_in_every_line(verdicts, nothing):
 
 
 def test_the_terminal_shows_names_as_they_are(verdicts):
-    console = Console(width=220, record=True, file=StringIO())
+    console = Console(width=80, record=True, file=StringIO())
     console.print(tables.terminal_table(verdicts))
     text = console.export_text()
     assert "holds" in text
     assert "[" in text
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(re.sub(r"[│┃]", " ", text).split())
+    for verdict in verdicts:
+        assert f"{verdict.claim.sentence} ({verdict.claim.figure})" in words
 
 
 def test_records_are_json(verdicts, nothing):

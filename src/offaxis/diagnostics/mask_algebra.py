@@ -15,13 +15,11 @@ from offaxis.diagnostics.base import (
     undefined,
 )
 from offaxis.diagnostics.facts import Anchor, WeightUpdate
-from offaxis.diagnostics.masks import masks
+from offaxis.diagnostics.masks import PLACED, masks, share_null
 from offaxis.diagnostics.sparsity import Eta, gate_name
 from offaxis.linalg import gates
 
 Weights = Mapping[str, Float64[Tensor, "16"]]
-
-_PLACED = "closed form, the changes of each binade placed at random in it"
 
 
 def _masks(anchor: Anchor) -> Weights:
@@ -55,20 +53,14 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
             found = gates.gate_overlap(grid, behind.rms, eta, weights, behind.error)
             expected = gates.gate_density(grid, behind.rms, eta).mean
             scaled = _scaled(found, expected / size if is_coverage else 1.0)
-            yield ClosedForm(quantity, _null(name, scaled, behind.method))
+            yield ClosedForm(quantity, share_null(name, scaled, behind.method))
         placed = gates.stratified_overlap(table, weights)
         scaled = _scaled(placed, density / size if is_coverage else 1.0)
-        yield ClosedForm(quantity, _null("stratified", scaled, _PLACED))
+        yield ClosedForm(quantity, share_null("stratified", scaled, PLACED))
 
 
 def _scaled(found: gates.Expected | None, factor: float) -> gates.Expected | None:
     return None if found is None else gates.Expected(found.mean * factor, found.sd * factor)
-
-
-def _null(name: str, expected: gates.Expected | None, method: str) -> NullReading:
-    if expected is None:
-        return NullReading(name, None, None, 0, "no change expected")
-    return NullReading(name, *expected, 0, method)
 
 
 @diagnostic(

@@ -12,7 +12,7 @@ from offaxis.linalg import gates
 
 _OVERLAPS = ("principal_overlap", "low_magnitude_overlap")
 _NORMAL_95 = 1.96
-_PLACED = "closed form, the changes of each binade placed at random in it"
+PLACED = "closed form, the changes of each binade placed at random in it"
 
 
 def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iterable[ClosedForm]:
@@ -22,9 +22,9 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
         yield ClosedForm(quantity, NullReading("chance", alpha, 0.0, 0, "the mask's density"))
         if behind is not None:
             found = gates.gate_overlap(anchor.grid, behind.rms, eta, weights, behind.error)
-            yield ClosedForm(quantity, _null(name, found, behind.method))
+            yield ClosedForm(quantity, share_null(name, found, behind.method))
         stratified = gates.stratified_overlap(counts.table, weights)
-        yield ClosedForm(quantity, _null("stratified", stratified, _PLACED))
+        yield ClosedForm(quantity, share_null("stratified", stratified, PLACED))
     if "principal_overlap" in anchor.masks:
         odds = _odds(update, eta)
         sd = odds.log_sd if odds is not None else None
@@ -34,7 +34,8 @@ def _nulls(update: WeightUpdate, *, alpha: float, rank: int, eta: float) -> Iter
         yield ClosedForm("odds_ratio", reading)
 
 
-def _null(name: str, expected: gates.Expected | None, method: str) -> NullReading:
+def share_null(name: str, expected: gates.Expected | None, method: str) -> NullReading:
+    """The null of a share that a closed form expects; without values where it expects none."""
     if expected is None:
         return NullReading(name, None, None, 0, "no change expected")
     return NullReading(name, *expected, 0, method)

@@ -16,7 +16,6 @@ Source:
 import math
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
@@ -88,26 +87,6 @@ def stratified_overlap(
     variance = (codes * (weights - share[:, None]).square()).sum(1) / h
     placed = c * (h - c) / (h - 1).clamp(min=1) * variance
     return Expected(float((c * share).sum()) / total, math.sqrt(float(placed.sum())) / total)
-
-
-def stratified_agreement(
-    first: Int64[Tensor, "256 codes 2"], second: Int64[Tensor, "256 codes 2"]
-) -> Expected | None:
-    r"""Return the share of one update's visible changes that another, independent one, makes too.
-
-    $\sum_e a_eb_e/h_e\,/\sum_e a_e$ for two updates of the same anchor that change $a_e$ and $b_e$
-    of the $h_e$ entries in binade e; the spread is hypergeometric. None where the first changed
-    nothing.
-    """
-    h = first.sum((1, 2)).double()
-    assert torch.equal(h, second.sum((1, 2)).double()), "the two tables are of different anchors"
-    a, b = (table[..., 1].sum(1).double() for table in (first, second))
-    total = float(a.sum())
-    if total == 0:
-        return None
-    h = h.clamp(min=1)
-    placed = a * b * (h - a) * (h - b) / (h.square() * (h - 1).clamp(min=1))
-    return Expected(float((a * b / h).sum()) / total, math.sqrt(float(placed.sum())) / total)
 
 
 class OddsRatio(NamedTuple):

@@ -92,11 +92,6 @@ def top_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor,
     return above.double() + share * tied.double()
 
 
-def bottom_fraction(score: Float64[Tensor, "m n"], alpha: float) -> Float64[Tensor, "m n"]:
-    """Return weights in [0, 1] that select the `alpha` share of entries of smallest score."""
-    return top_fraction(-score, alpha)
-
-
 def _rows_of(W: Float[Tensor, "m n"]) -> Rows:
     return lambda first, last: W[first:last]
 

@@ -39,14 +39,6 @@ def effective_rank(s: Float64[Tensor, " p"]) -> float:
     return float(torch.special.entr(s / s.sum()).sum().exp())
 
 
-def top_energy(s: Float64[Tensor, " p"], k: int) -> float:
-    """Return the share of the squared norm in the k largest singular values; 0 for zero."""
-    if s[0] == 0:
-        return 0.0
-    energy = (s / s[0]).square()
-    return float(energy[:k].sum() / energy.sum())
-
-
 def count_above(s: Float64[Tensor, " p"], edge: float) -> int:
     """Return how many singular values lie strictly above a noise edge."""
     return int((s > edge).sum())

@@ -56,14 +56,6 @@ def gram_svd(W: Float64[Tensor, "m n"], k: int | None = None) -> Factors:
     return Factors(Q, s, R) if wide else Factors(R.T, s, Q.T)
 
 
-def gram_values(W: Float64[Tensor, "m n"]) -> Factors:
-    """Return the spectrum alone, from the smaller Gram matrix; accuracy as for `gram_svd`."""
-    A = W if W.shape[0] <= W.shape[1] else W.T
-    with _explained(W):
-        eigenvalues = torch.linalg.eigvalsh(A @ A.T)
-    return Factors(None, eigenvalues.flip(0).clamp(min=0).sqrt(), None)
-
-
 @contextmanager
 def _explained(W: Tensor) -> Iterator[None]:
     """Turn LAPACK's failure to converge into an error of ours."""

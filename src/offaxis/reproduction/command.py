@@ -113,8 +113,8 @@ def _pages(
     held = contents(out, table, judged, study.scale, changes=study.changes, notes=notes)
     paths = write_pages(out, held)
     console.print(f"page: {paths['page']}")
-    if paths["install"]:
-        console.print(f"figures as SVG and PDF were not drawn: {paths['install']}")
+    if install := paths.pop("install"):
+        console.print(f"figures as SVG and PDF were not drawn: {install}")
     return paths
 
 

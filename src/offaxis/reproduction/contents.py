@@ -133,10 +133,11 @@ def contents(
 
 def _headline(verdicts: Sequence[Verdict]) -> str:
     count = {answer: sum(v.answer is answer for v in verdicts) for answer in Answer}
+    absent = sum(v.decider is not None and v.decider.value is None for v in verdicts)
     return (
-        f"Of {len(verdicts)} claims of the paper, {count[Answer.HOLDS]} hold, "
-        f"{count[Answer.FAILS]} do not hold, and {count[Answer.UNKNOWN]} cannot be told at this "
-        "scale."
+        f"Of {len(verdicts)} claims, {count[Answer.HOLDS]} hold, {count[Answer.FAILS]} do not "
+        f"hold, and {count[Answer.UNKNOWN]} cannot be told at this scale: {absent} of them "
+        "for want of runs or readings."
     )
 
 

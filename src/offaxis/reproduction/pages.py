@@ -39,7 +39,7 @@ def write_pages(out: Path, held: Contents) -> dict[str, Any]:
     Raises:
         ResultsError: If a file cannot be written.
     """
-    is_drawn = static.library() is not None
+    is_drawn = static.renderer() is not None
     figures = _write_figures(out / FIGURES, held) if is_drawn else []
     write_text(out / PAGE, as_html(held))
     write_text(out / TEXT, as_markdown(held, with_figures=is_drawn))

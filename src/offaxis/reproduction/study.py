@@ -9,7 +9,6 @@ Everything finished is kept and reused; after an interruption the same command g
 The table holds every run in the folder that today's recipes would make, whoever asked for it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +144,7 @@ def run_study(
             console=console,
         )
     visit_all(asked, workers, console, failures)
-    return failures, _short_of_their_mark(jobs, out)
+    return failures, short_of_their_mark(jobs, out)
 
 
 def gather(out: Path, scale: Scale, changes: Changes | None = None) -> pa.Table:
@@ -212,17 +211,17 @@ def _passes(diagnostics: tuple[str, ...]) -> tuple[Pass, ...]:
     return (Pass("stored", diagnostics), *([Pass("bf16", in_bf16)] if in_bf16 else []))
 
 
-def _short_of_their_mark(jobs: Mapping[str, Job], out: Path) -> list[str]:
+def short_of_their_mark(jobs: Mapping[str, Job], out: Path) -> list[str]:
     """Of the models that runs build on, those that ran out of steps before their accuracy."""
     notes = []
     needed = {need for job in jobs.values() for need in job.needs}
     for name in sorted(needed):
         steps = jobs[name].recipe.steps
         manifest = RunFolder(out / "models" / name).manifest() or {}
-        if steps.stop_at_accuracy and manifest.get("steps", [0])[-1] == steps.max:
-            found = json.dumps(manifest["accuracy_final"])
+        reached, mark = manifest.get("accuracy_final"), steps.stop_at_accuracy
+        if mark and reached is not None and reached < mark:
             notes.append(
-                f"{name} ended after its {steps.max} steps with an accuracy of {found}, meant to "
-                f"stop at {steps.stop_at_accuracy}: what is built on it starts elsewhere"
+                f"{name} ended after its {steps.max} steps with an accuracy of {reached:.3f}, "
+                f"meant to stop at {mark}: what is built on it starts elsewhere"
             )
     return notes

@@ -51,6 +51,8 @@ FINDINGS_HEAD = (
 
 MOST_ARMS = 4
 
+_VERDICT_WIDTH = 13
+
 _NESTED = ("comparison", "interval", "answer")
 
 Rows = list[tuple[str, ...]]
@@ -105,12 +107,16 @@ def note(verdicts: Sequence[Verdict]) -> str:
 
 
 def terminal_table(verdicts: Sequence[Verdict]) -> Table:
-    """The claims as a table of rich, whose cells are never read as markup."""
-    table = Table(show_lines=True)
-    for heading in CLAIMS_HEAD:
-        table.add_column(heading)
+    """The claims as a table of rich that 80 columns can hold; no cell is read as markup."""
+    table = Table("verdict", "claim", show_lines=True)
+    table.columns[0].max_width = _VERDICT_WIDTH
     for row in claim_rows(verdicts):
-        table.add_row(*(Text(cell) for cell in row))
+        cells = dict(zip(CLAIMS_HEAD, row, strict=True))
+        told = Text(cells.pop("claim"), style="bold")
+        word = cells.pop("verdict")
+        for heading, cell in cells.items():
+            told.append(f"\n{heading}: {cell}", style="not bold")
+        table.add_row(Text(word), told)
     return table
 
 

@@ -14,7 +14,7 @@ _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 _KEY = "line: mean over draws; band: its 95 % interval; dashes: null; diamond: published"
 
 
-def library() -> ModuleType | None:
+def renderer() -> ModuleType | None:
     """vl-convert, or None where the extra `paper` is not installed."""
     try:
         import vl_convert  # noqa: PLC0415 - an extra
