@@ -89,10 +89,11 @@ def test_killed_at_any_moment_a_run_continues_bit_for_bit(undisturbed, place):
     moment = random.Random(recipe.arm)
     for after in sorted(moment.sample(range(STEPS), 3)):
         killed(recipe, place, after, moment)
+    left = state_step(recipe, place)  # 0 where the last process was done before it was killed
     notes = []
     run = train(recipe, place, observe=lambda p: notes.append(p.note))
     assert content(run) == expected
-    assert any("continues after step" in note for note in notes)
+    assert any(f"continues after step {left}" in note for note in notes) == (left > 0)
 
 
 SUBSPACE = {"rank": 2, "basis": "random", "start": "anchor"}
