@@ -114,12 +114,14 @@ CONTROLS = [
         (0.0, 1.0, FAILS, "size"),
         (0.5, 1.0, UNKNOWN, "size"),
         (1.0, 0.0, FAILS, "start"),
-        (0.5, 0.0, UNKNOWN, "size"),
-        (None, 0.0, UNKNOWN, "size"),
+        (0.0, 0.0, FAILS, "size"),
+        (0.5, 0.0, FAILS, "start"),
+        (None, 0.0, FAILS, "start"),
+        (None, 1.0, UNKNOWN, "size"),
         (1.0, None, UNKNOWN, "start"),
     ],
 )
-def test_the_first_control_that_does_not_hold_decides(size, start, answer, decider):
+def test_a_control_that_refutes_decides_before_one_that_leaves_open(size, start, answer, decider):
     columns = arms(1.0)
     if size is not None:
         columns |= {"one@norm=matched": 5 + size + 0.1 * SCATTER, "other@norm=matched": [5.0] * 8}
@@ -131,7 +133,7 @@ def test_the_first_control_that_does_not_hold_decides(size, start, answer, decid
     assert (verdict.decider.excludes if verdict.decider else None) == decider
     if start is None:
         assert verdict.decider.why == "not run: third"
-    if size is None:
+    if decider == "size" and size is None:
         assert verdict.decider.why.startswith("not measured: hill (linear, stored)")
 
 

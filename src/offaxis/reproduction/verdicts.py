@@ -1,8 +1,9 @@
 """From claims and the study table alone to verdicts, by one rule.
 
 The interval of every contrast misses with the probability that the correction leaves to one claim.
-Wholly inside the claimed region: holds; wholly outside: does not hold; else it cannot be told. The
-published comparison comes first, then the controls in order; the first that does not hold decides.
+Wholly inside the claimed region: holds; wholly outside: does not hold; else it cannot be told. A
+claim holds where the published comparison and every control do; one that does not hold refutes it,
+whatever the others leave open. The first of those that refute, or else leave open, decides.
 """
 
 import math
@@ -127,17 +128,15 @@ def decide(sample: Sample, direction: Direction, margin: float, misses: float) -
 
 
 def _judge(claim: Claim, study: Study, misses: float) -> Verdict:
-    findings: list[Finding] = []
-    decider, answer, as_published = None, Answer.HOLDS, Answer.UNKNOWN
-    for comparison in (claim, *claim.controls):
-        found = [_find(item, comparison, misses) for item in contrasts(study, comparison)]
-        said = all_of(finding.answer for finding in found)
-        if comparison is claim:
-            as_published = said
-        if decider is None and said is not Answer.HOLDS:
-            decider = next(finding for finding in found if finding.answer is said)
-            answer = said
-        findings += found
+    findings = [
+        _find(contrast, comparison, misses)
+        for comparison in (claim, *claim.controls)
+        for contrast in contrasts(study, comparison)
+    ]
+    answer = all_of(finding.answer for finding in findings)
+    as_published = all_of(finding.answer for finding in findings if not finding.excludes)
+    is_decided = answer is not Answer.HOLDS
+    decider = next(f for f in findings if f.answer is answer) if is_decided else None
     return Verdict(claim, answer, as_published, tuple(findings), decider, misses)
 
 
