@@ -54,7 +54,8 @@ class Tested:
     """One tier at one matrix: the anchor prepared, a checkpoint's readings on demand."""
 
     def __init__(self, tier: Tier, W: Tensor) -> None:
-        self.tier, self.W, self.chosen = tier, W, diagnostics()
+        self.tier, self.W = tier, W
+        self.chosen = {name: item for name, item in diagnostics().items() if not item.is_relative}
         shape = (W.shape[0], W.shape[1])
         vectors = max(similarity.ranks_for(min(shape)), default=1)
         self.request = request_for(self.chosen, {}, shape, tier, vectors=vectors)
