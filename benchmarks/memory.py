@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from offaxis.checkpoints.trajectory import find_trajectories, open_checkpoint
+from offaxis.checkpoints.formats import open_checkpoint
+from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.diagnostics.base import Tier
 from offaxis.engine import Stored, evaluate
 from offaxis.measurement import Options, measure

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -30,9 +31,10 @@ import offaxis.training  # noqa: F401 - before the Hugging Face libraries, which
 from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import Recipe, recipe_from
-from offaxis.tasks.base import Document, Task
+from offaxis.tasks.base import Document, GeneratedTask
 from offaxis.training.models import task_tokenizer
 from offaxis.training.quiet import quiet_and_reproducible
+from offaxis.training.resume import Origin, States
 from offaxis.training.sources import Documents, Rollouts
 from offaxis.training.trainer import StreamTrainer
 from rows import Row, markdown
@@ -74,11 +76,12 @@ SHAPES = {
 }
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Seconds of all steps but the first ones: whatever a step needs lies between two ends."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.times = device, []
+        self.device = device
+        self.times: list[float] = []
 
     def on_step_end(self, *_: object, **__: object) -> None:
         """Take the time; every kernel is done by then."""
@@ -94,13 +97,13 @@ class Clock(TrainerCallback):
         return self.times[-1] - self.times[WARM_UP - 1]
 
 
-def task() -> Task:
+def task() -> GeneratedTask:
     """Random characters to read and to learn; a rollout is rewarded for an even first one."""
 
     def text(random: Random, length: int) -> str:
         return "".join(random.choices(ALPHABET, k=length))
 
-    return Task(
+    return GeneratedTask(
         name="characters",
         alphabet=ALPHABET + PADDING + END,
         end=END,
@@ -181,7 +184,7 @@ def ours(kind: str, shape: Shape, steps: int, device: str) -> float:
             given,
             source=source,
             objective=find("offaxis.objectives", Objective, kind),
-            scratch=scratch,
+            states=States(Path(scratch), Origin("", {})),
             teacher=model(shape, tokenizer, 1, device) if kind == "opd" else None,
             callbacks=[clock],
         ).train()
