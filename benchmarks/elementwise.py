@@ -6,6 +6,7 @@ python benchmarks/elementwise.py
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,8 +73,8 @@ def pass_lines() -> list[Line]:
             compare(
                 f"fused elementwise pass, {name}",
                 "memcpy of the same bytes",
-                lambda b=current: count(anchor, b, codes, 1e-3, strata=strata),
-                lambda source=pair, to=place: to.__setitem__(slice(None), source),
+                partial(count, anchor, current, codes, 1e-3, strata=strata),
+                partial(place.__setitem__, slice(None), pair),
             )
         )
     return found

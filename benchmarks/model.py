@@ -38,11 +38,10 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 def measured(anchor: Path, checkpoint: Path, out: Path, tier: str) -> dict[str, object]:
     """What `offaxis measure` takes: wall and CPU minutes, and the peak of its largest process."""
-    command = [sys.executable, "-m", "offaxis", "measure", anchor, checkpoint, "--out", out]
+    command = [sys.executable, "-m", "offaxis", "measure", str(anchor), str(checkpoint)]
+    options = ["--out", str(out), "--tier", tier]
     begun = time.monotonic()
-    process = os.posix_spawn(
-        sys.executable, [os.fspath(part) for part in (*command, "--tier", tier)], os.environ
-    )
+    process = os.posix_spawn(sys.executable, [*command, *options], os.environ)
     _, status, used = os.wait4(process, 0)
     if status:
         raise SystemExit(f"offaxis measure --tier {tier} ended with status {status}")

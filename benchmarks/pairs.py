@@ -71,17 +71,16 @@ def save_model(folder: Path, shapes: Mapping[str, tuple[int, ...]], checkpoints:
     held = {}
     for seed, (name, shape) in enumerate(shapes.items()):
         g = Generator().manual_seed(seed)
-        is_matrix = len(shape) == 2
-        held[name] = weights(shape, g).bfloat16() if is_matrix else torch.ones(shape).bfloat16()
+        held[name] = (weights(shape, g) if len(shape) == 2 else torch.ones(shape)).bfloat16()
     folders = []
     for index in range(checkpoints + 1):
         path = folder / ("anchor" if index == 0 else f"run/checkpoint-{index}")
         path.mkdir(parents=True)
         g = Generator().manual_seed(10_000 + index)
-        moved = {
-            name: (W.float() + index * step(W.shape, g)).bfloat16() if index and W.dim() == 2 else W
-            for name, W in held.items()
-        }
+        moved = dict(held)
+        for name, shape in shapes.items():
+            if index and len(shape) == 2:
+                moved[name] = (held[name].float() + index * step(shape, g)).bfloat16()
         save_file(moved, path / "model.safetensors")
         folders.append(path)
     return folders

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -92,8 +93,8 @@ def speed(shape: tuple[int, int], repeats: int) -> list[Row]:
         tested, label = Tested(tier, given.anchor), f"{tier} readings"
         _compile(tier)
         prepared, _ = timed(tested.prepare)
-        plain, _ = _repeated(lambda t=tested: t.evaluate(given.current, without), repeats)
-        whole, last = _repeated(lambda t=tested: t.evaluate(given.current, with_nulls), repeats)
+        plain, _ = _repeated(partial(tested.evaluate, given.current, without), repeats)
+        whole, last = _repeated(partial(tested.evaluate, given.current, with_nulls), repeats)
         found[tier] = readings(last)
         nulls = [b - a for a, b in zip(plain, whole, strict=True)]
         once, goal = _ratios(scripted, plain), _GOALS.get((tier, shape), "")
@@ -171,8 +172,8 @@ def largest_value(shape: tuple[int, int], repeats: int) -> list[Row]:
     for name, (D, accuracy) in cases.items():
         case = f"{named(shape)}, {name}"
         top_singular(D)
-        ours, top = _repeated(lambda A=D: top_singular(A), 3)
-        theirs, _ = _repeated(lambda A=D: torch.linalg.svdvals(A), repeats)
+        ours, top = _repeated(partial(top_singular, D), 3)
+        theirs, _ = _repeated(partial(torch.linalg.svdvals, D), repeats)
         truth = float(spectrum(D).s[0])
         error = abs(float(top.s[0]) - truth)
         goal = ">= 50" if shape == (4096, 4096) else ""

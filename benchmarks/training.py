@@ -76,7 +76,7 @@ SHAPES = {
 }
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Seconds of all steps but the first ones: whatever a step needs lies between two ends."""
 
     def __init__(self, device: str) -> None:
