@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from offaxis.objectives.base import Head
 
 # Entries of the logits of a chunk, and of a piece of it on a CPU: see benchmarks/loss.py.
-_CHUNK, _PIECE = 3 * 2**23, 2**20
+_CHUNK, _PIECE = 3 * 2**23, 2**18
 
 Both = tuple[Float[Tensor, ""], Float[Tensor, "2"]]
 Function = Callable[[Sequence[Float[Tensor, "1 n V"]], slice], Both]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -19,11 +19,11 @@ def key_of(*key: object) -> int:
 
 
 class KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
-    """Turns greedy choice into sampling: the largest of p_v / e_v, e_v exponential, is drawn by p.
+    """Turns greedy choice into sampling: the first token whose cumulative probability exceeds u.
 
-    It is how `torch.multinomial` draws one sample. Source: the exponential race, Gumbel-max in
-    other words; Yellott 1977, "The relationship between Luce's choice axiom, Thurstone's theory
-    of comparative judgment, and the double exponential distribution".
+    Each rollout of a prompt takes one uniform u a token from the prompt's generator.
+
+    Source: inversion; Devroye 1986, Non-Uniform Random Variate Generation, section III.2.
     """
 
     def __init__(
@@ -39,10 +39,16 @@ class KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers has 
     def __call__(
         self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]
     ) -> Float[Tensor, "B V"]:
-        """The race of every row, by the generator of its prompt."""
+        """One where the token is that was drawn, zero elsewhere."""
         p_BV = (scores.float() / self.temperature).softmax(-1)
-        race_BV = torch.empty_like(p_BV)
-        rows = race_BV.split(self.per_prompt)
-        for part, generator in zip(rows, self.generators, strict=True):
-            part.exponential_(generator=generator)
-        return p_BV / race_BV
+        sums_BV = p_BV.double().cumsum(-1)
+        u_B1 = torch.cat([self._uniforms(generator) for generator in self.generators])
+        all_B1 = sums_BV[:, -1:]
+        # Rounding may lift the product to the sum itself, which no token exceeds.
+        below_B1 = torch.minimum(u_B1 * all_B1, torch.nextafter(all_B1, torch.zeros_like(all_B1)))
+        drawn_B1 = torch.searchsorted(sums_BV, below_B1, right=True)
+        return torch.zeros_like(p_BV).scatter_(-1, drawn_B1, 1.0)
+
+    def _uniforms(self, generator: torch.Generator) -> Float64[Tensor, "G 1"]:
+        shape = (self.per_prompt, 1)
+        return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
