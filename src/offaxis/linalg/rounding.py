@@ -219,12 +219,6 @@ def _by_unit(u: Float64[Tensor, " v"], counts: Float64[Tensor, " v"]) -> Spacing
     return Spacings(units, torch.zeros_like(units).index_add(0, place, counts))
 
 
-def spacings(W: Float64[Tensor, "m n"], dtype: torch.dtype) -> Spacings:
-    """Return the spacing of a storage format at the entries of W."""
-    units, counts = spacing(W.abs().flatten(), dtype).unique(return_counts=True)
-    return Spacings(units, counts.double())
-
-
 def rounding_noise(grid_of: Spacings, rms: float) -> tuple[float, float]:
     r"""Return mean and standard deviation of the norm of the rounding that storage adds.
 

@@ -150,9 +150,9 @@ def against_norm(study: Study, key: str, title: str, caption: str, quantity: Qua
     spec = charts.overlay(
         study.arms,
         x="norm",
-        x_title=_axis(NORM),
+        x_title=NORM.titled,
         x_log=True,
-        y_title=_axis(quantity),
+        y_title=quantity.titled,
         y_log=quantity.log,
         data=rows,
     )
@@ -216,10 +216,6 @@ def _table_row(
     seeds = spread if len(values) > 1 else "one"
     shown = name or quantity.label
     return (arm.label, shown, str(step), number(float(np.mean(values))), seeds, null)
-
-
-def _axis(quantity: Quantity) -> str:
-    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
 
 
 def has(study: Study, key: str) -> bool:

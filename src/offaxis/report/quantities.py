@@ -39,6 +39,11 @@ class Quantity:
             MappingProxyType(wanted),
         )
 
+    @property
+    def titled(self) -> str:
+        """The label with its unit, as an axis or a choice names it."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
     def text(self, value: float | None) -> str:
         """Print a value (already in display units) with its unit."""
         body = number(value)

@@ -215,7 +215,7 @@ def map_section(study: Study) -> Maps:
             ),
         },
         arms=tuple(arm.label for arm in study.arms),
-        quantities=tuple((key, _long_label(QUANTITIES[key])) for key in present),
+        quantities=tuple((key, QUANTITIES[key].titled) for key in present),
         tensors=tuple(atlas.matrix_name(tensor, view) for tensor, view in chosen),
         block_bound=_block_bound(study),
     )
@@ -225,7 +225,3 @@ def _block_bound(study: Study) -> str:
     energy = QUANTITIES["energy"]
     bounds = [row["error_bound"] or 0.0 for row in atlas.last_rows(study, energy)]
     return energy.text(energy.factor * max(bounds)) if any(bounds) else ""
-
-
-def _long_label(quantity: Quantity) -> str:
-    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
