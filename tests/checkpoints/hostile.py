@@ -57,6 +57,8 @@ RAW = {
     "a memo without end": b"\x80\x02}r\xff\xff\xff\x7f.",
     "an extension": b"\x80\x02\x82\x01.",
     "a persistent name": b"Pfile\n.",
+    "an escape that is none": b"ctorch\n\\d\n.",
+    "a string with such an escape": b"S'\\d'\n.",
     "a dotted name": b"\x80\x04\x8c\x05torch\x8c\x0chub.os.system\x93\x8c\x04true\x85R.",
     "an attribute of a listed class": (
         b"\x80\x04\x8c&torch.distributed.checkpoint.metadata\x8c\x15Metadata.__init__.x\x93)R."

@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from tests.models import Weights, anchor_weights, moved, save
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
     PretrainedConfig,
+    Qwen3_5MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3VLMoeConfig,
 )
 
 from offaxis.checkpoints.coverage import require
@@ -84,7 +87,9 @@ def require_same(anchor: SafetensorsFolder, current: SafetensorsFolder, found: P
     for view, (piece,) in found.pieces.items():
         assert piece is not None
         ours, theirs = view.piece.read(anchor), piece.read(current)
-        assert ours.shape == theirs.shape == (view.shape if view.kind == "matrix" else (view.rows,))
+        assert ours.shape == theirs.shape
+        assert view.kind == "elements" or ours.shape == view.shape
+        assert ours.numel() == view.numel
         assert torch.equal(ours, theirs)
     (coverage,) = found.coverages
     assert coverage.shares == (1.0, 1.0)
@@ -164,6 +169,94 @@ def test_stacks_without_the_library_or_a_config_say_what_would_help(
         require(coverage, 0.99, model.plain.path, model.reader("stacked").path)
     same = model.reader("stacked")
     require_same(same, same, pair(same, [same]))
+
+
+SEEING: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 4,
+    "patch_size": 4,
+    "out_hidden_size": 16,
+    "num_position_embeddings": 16,
+}
+EXPERTS: dict[str, Any] = {**OF_EXPERTS, "num_experts": 3, "head_dim": 4}
+LINEAR = {f"linear_{name}_head_dim": 4 for name in ("key", "value")}
+LINEAR |= {f"linear_num_{name}_heads": 2 for name in ("key", "value")}
+
+
+def one_by_one(weights: Weights) -> Weights:
+    """Experts as the modules take them: gate and up are the halves of a stack's outputs."""
+    found: Weights = {}
+    for name, W in weights.items():
+        front, dot, leaf = name.rpartition("experts.")
+        if leaf == "down_proj":
+            found |= {f"{front}{dot}{i}.down_proj.weight": one for i, one in enumerate(W)}
+        elif leaf == "gate_up_proj":
+            for i, one in enumerate(W):
+                halves = zip(("gate", "up"), one.chunk(2), strict=True)
+                found |= {f"{front}{dot}{i}.{half}_proj.weight": part for half, part in halves}
+        else:
+            found[name] = W
+    return found
+
+
+def turned(weights: Weights) -> Weights:
+    """Stacks as Qwen published them: inputs x outputs."""
+    return {name: W.mT if ".experts." in name and W.ndim == 3 else W for name, W in weights.items()}
+
+
+def written(config: PretrainedConfig, folder: Path) -> dict[str, SafetensorsFolder]:
+    """A model that sees, with its experts stacked, turned, and one by one."""
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(
+        folder / "stacked", save_original_format=False
+    )
+    weights = load_file(folder / "stacked" / "model.safetensors")
+    said = (folder / "stacked" / "config.json").read_text()
+    for name, form in (("turned", turned), ("single", one_by_one)):
+        path = save(folder / name, {n: W.contiguous() for n, W in form(weights).items()})
+        (path / "config.json").write_text(said)
+    return {name: SafetensorsFolder(folder / name) for name in ("stacked", "turned", "single")}
+
+
+def test_experts_of_qwen_vl_are_paired_whichever_way_they_are_stored(tmp_path: Path) -> None:
+    config = Qwen3VLMoeConfig(
+        text_config={**EXPERTS, "moe_intermediate_size": 12},
+        vision_config={**SEEING, "deepstack_visual_indexes": [0]},
+    )
+    held = written(config, tmp_path)
+    for anchor in held.values():
+        for other in held.values():
+            require_same(anchor, other, pair(anchor, [other]))
+
+
+def test_a_model_is_asked_as_the_first_kind_that_can_be_made(tmp_path: Path) -> None:
+    """Qwen3.5's config is registered for its language model too, which it cannot make."""
+    text = {**EXPERTS, **LINEAR, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12}
+    held = written(Qwen3_5MoeConfig(text_config=text, vision_config=SEEING), tmp_path)
+    for anchor, other in (("single", "stacked"), ("stacked", "single")):
+        require_same(held[anchor], held[other], pair(held[anchor], [held[other]]))
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_square_stacks_that_lie_either_way_are_not_guessed(width: int, tmp_path: Path) -> None:
+    """Gate and up together, or down, as wide as long."""
+    config = Qwen3VLMoeConfig(
+        text_config={**EXPERTS, "moe_intermediate_size": width},
+        vision_config={**SEEING, "deepstack_visual_indexes": [0]},
+    )
+    held = written(config, tmp_path)
+    for form in ("stacked", "turned"):
+        found = pair(held["single"], [held[form]])
+        square = "down_proj" if width == 16 else "gate_up_proj"
+        (coverage,) = found.coverages
+        assert {view.tensor.rpartition(".")[2] for view in coverage.only_in_checkpoint} == {square}
+        for view, (piece,) in found.pieces.items():
+            assert piece is not None
+            assert torch.equal(view.piece.read(held["single"]), piece.read(held[form]))
+        with pytest.raises(CoverageError, match="experts alike on both sides"):
+            require(coverage, 0.99, held["single"].path, held[form].path)
 
 
 def test_the_config_of_either_side_serves_both(

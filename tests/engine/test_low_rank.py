@@ -1,6 +1,7 @@
 """Readings of updates that are products of thin factors, without the product's own spectrum."""
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.judge import judge
 from tests.updates import diagnostics
+from tests.updates import evaluated as dense_evaluated
 
-from offaxis.diagnostics.base import Reading, Tier
+from offaxis.diagnostics.base import NullReading, Reading, Tier
 from offaxis.engine import (
     Draws,
     Evaluated,
     Stored,
+    draws,
     evaluate,
     exact,
     fast,
@@ -23,12 +26,25 @@ from offaxis.engine import (
     prepare,
     request_for,
 )
+from offaxis.engine.seeds import generator_for
+from offaxis.linalg.ensembles import random_factors
 
 DOUBLE = torch.float64
 OF_SPECTRUM = {
     "norm": ("frobenius_norm", "relative_norm", "spectral_norm"),
     "rank": ("stable_rank", "effective_rank", "top16_energy"),
 }
+
+
+DENSE = (
+    (exact, "of_delta"),
+    (exact, "values_of"),
+    (exact, "top_singular"),
+    (fast, "top_singular"),
+    (fast, "top_values"),
+    (fast, "effective_rank"),
+)
+"""Where the product itself would be decomposed."""
 
 
 def planted(
@@ -47,6 +63,7 @@ def evaluated(
     *names: str,
     tier: Tier = "exact",
     draws: int = 2,
+    edge: int = 2,
     **overrides: dict[str, Any],
 ) -> dict[str, Evaluated]:
     chosen = {name: item for name, item in diagnostics().items() if not names or name in names}
@@ -54,7 +71,7 @@ def evaluated(
     shape = (W.shape[0], W.shape[1])
     anchor = prepare(W, request_for(chosen, overrides, shape, tier, vectors=vectors))
     held = Stored(lambda: W.double() + left @ right.T, DOUBLE, "float32", (left, right))
-    found = evaluate(anchor, held, chosen, overrides, Draws(draws, draws, "test"))
+    found = evaluate(anchor, held, chosen, overrides, Draws(draws, min(draws, edge), "test"))
     return {item.diagnostic.name: item for item in found.evaluated}
 
 
@@ -100,14 +117,7 @@ def test_the_spectrum_does_not_come_from_the_product(
 ) -> None:
     W, left, right = planted((96, 64), 3)
     whole = readings(evaluated(W, left, right, tier=tier, draws=0))
-    for module, name in (
-        (exact, "of_delta"),
-        (exact, "values_of"),
-        (exact, "top_singular"),
-        (fast, "top_singular"),
-        (fast, "top_values"),
-        (fast, "effective_rank"),
-    ):
+    for module, name in DENSE:
         monkeypatch.setattr(module, name, refuse)
     assert readings(evaluated(W, left, right, tier=tier, draws=0)) == whole
 
@@ -131,14 +141,94 @@ def test_its_rank_is_exact_and_its_tail_undefined(tier: Tier, shape: tuple[int, 
 def test_its_nulls_have_its_norm_and_no_rank(tier: Tier) -> None:
     W, left, right = planted((64, 48), 3)
     found = evaluated(W, left, right, tier=tier, draws=4)
-    flipped = found["rank"].primary("stable_rank")
-    assert flipped is not None
-    assert flipped.null == "sign_flip"
+    flipped = null(found, "rank", "stable_rank", "sign_flip")
     assert flipped.mean is not None
     assert flipped.mean > 2 * found["rank"].readings["stable_rank"].value
-    energy = next(n for n in found["norm"].nulls["frobenius_norm"] if n.null == "permutation")
+    energy = null(found, "norm", "frobenius_norm", "permutation")
     assert energy.mean == pytest.approx(found["norm"].readings["frobenius_norm"].value, rel=1e-6)
     assert found["rotation"].primary("left_mean").mean > 0
+
+
+def null(found: dict[str, Evaluated], name: str, quantity: str, wanted: str) -> NullReading:
+    (one,) = (each for each in found[name].nulls[quantity] if each.null == wanted)
+    return one
+
+
+def judged(W: torch.Tensor, r: int, norm: float, count: int) -> dict[str, list[float]]:
+    """What the judge reads of the draws, by the seeds that they have."""
+    values: dict[str, list[float]] = {}
+    for index in range(count):
+        generator = generator_for("test", "random_factors", index)
+        left, right = random_factors((W.shape[0], W.shape[1]), r, norm, generator)
+        for name, true in judge(W, W.double() + left @ right.T, left @ right.T).items():
+            values.setdefault(name, []).append(true.value)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "error", "least"),
+    [((64, 48), 1.0, 1e-6, 1e-7), ((40, 90), 1.0, 1e-6, 1e-7), ((300, 280), 0.1, 1e-2, 2e-5)],
+)
+@pytest.mark.parametrize("r", [3, 8])
+def test_random_factors_read_as_their_dense_product(
+    shape: tuple[int, int], size: float, error: float, least: float, r: int
+) -> None:
+    """Spectra to rounding, the rest to errors of the tier that draws, the fast one above 256."""
+    W, left, right = planted(shape, r, DOUBLE)
+    left = size * left
+    found = evaluated(W, left, right, draws=3)
+    beside = 0
+    for key, values in judged(W, r, float((left @ right.T).norm()), 3).items():
+        name, quantity = key.split(".")
+        if "random_factors" not in found[name].diagnostic.ensembles or len(values) < 3:
+            continue
+        drawn = null(found, name, quantity, "random_factors")
+        rel, floor = (1e-10, 0.0) if name in OF_SPECTRUM else (error, least)
+        mean, sd = statistics.mean(values), statistics.stdev(values)
+        assert drawn.mean == pytest.approx(mean, rel=rel, abs=floor), key
+        assert drawn.sd == pytest.approx(sd, abs=rel * mean + floor), key
+        beside += 1
+    assert beside > 20
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (300, 280)])
+def test_the_spectrum_of_random_factors_does_not_come_from_their_product(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    W, left, right = planted(shape, 3)
+    whole = evaluated(W, left, right, edge=0)
+    monkeypatch.setattr(draws, "ENSEMBLES", {})
+    for module, name in DENSE:
+        monkeypatch.setattr(module, name, refuse)
+    alone = evaluated(W, left, right, edge=0)
+    for name in ("norm", "rank", "spectrum_shares", "rotation", "spectral_shift"):
+        for quantity in alone[name].readings:
+            drawn = null(alone, name, quantity, "random_factors")
+            assert drawn == null(whole, name, quantity, "random_factors")
+
+
+def test_an_update_without_structure_reads_as_random_factors_do() -> None:
+    """One of uneven factors does not: what stands beside it is that of its rank, not full rank."""
+    W, left, right = planted((96, 64), 6)
+    for scale, is_far in ((torch.ones(6, dtype=DOUBLE), False), (0.4 ** torch.arange(6), True)):
+        found = evaluated(W, left * scale, right, draws=8)
+        for quantity in ("stable_rank", "effective_rank"):
+            beside = found["rank"].primary(quantity)
+            assert beside is not None
+            assert beside.null == "random_factors"
+            assert beside.mean is not None
+            assert beside.sd is not None
+            away = beside.mean - found["rank"].readings[quantity].value
+            assert (away > 5 * beside.sd) is is_far
+
+
+def test_what_has_no_factors_has_no_random_ones() -> None:
+    W, left, right = planted((64, 48), 3)
+    found = dense_evaluated(W, W.double() + left @ right.T, "rank", "rotation", storage=DOUBLE)
+    for evaluation in found.values():
+        names = {each.null for nulls in evaluation.nulls.values() for each in nulls}
+        assert "sign_flip" in names
+        assert "random_factors" not in names
 
 
 def test_factors_of_nothing_read_as_a_zero_update() -> None:

@@ -9,6 +9,7 @@ from offaxis.linalg.ensembles import (
     flip_signs_,
     permutation,
     permute_,
+    random_factors,
     random_walk,
     sign_flip,
 )
@@ -55,6 +56,23 @@ def test_the_walk_has_the_steps_and_the_profile_asked_for() -> None:
     assert float(profile[150:].mean() / profile[:50].mean()) == pytest.approx(
         1.875 / 1.125, rel=0.1
     )
+
+
+def test_random_factors_have_the_norm_and_no_preferred_direction() -> None:
+    """The energy in a block of two subspaces is what their dimensions say, in the mean."""
+    shares = []
+    for seed in range(400):
+        left, right = random_factors((20, 12), 3, 0.7, generator(seed))
+        assert left.shape == (20, 3)
+        assert right.shape == (12, 3)
+        D = left @ right.T
+        assert float(D.norm()) == pytest.approx(0.7, rel=1e-12)
+        shares.append(D[:5, :4].square().sum() / D.square().sum())
+    share = torch.stack(shares)
+    assert abs(float(share.mean()) - 5 * 4 / (20 * 12)) < 4 * float(share.std()) / 20
+    again = random_factors((20, 12), 3, 0.7, generator(399))
+    assert torch.equal(again[0], left)
+    assert torch.equal(again[1], right)
 
 
 def test_similarity_of_planted_subspaces() -> None:

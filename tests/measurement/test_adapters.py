@@ -122,6 +122,20 @@ def test_rows_say_that_no_file_holds_the_sum(results: ResultsFolder) -> None:
     assert all("unmerged" not in row["flags"] for row in rows(results, run="merged"))
 
 
+def test_what_stands_beside_a_spectrum_has_the_rank_of_the_adapter(results: ResultsFolder) -> None:
+    """As bf16 would show it, or merged, the update is no product of thin factors any more."""
+    wanted = {"step": 2, "quantity": "effective_rank"}
+    for name, rank in ADAPTED.items():
+        (own,) = of("stored", rows(results, run="small", tensor=name, **wanted))
+        assert own["null"] == "random_factors"
+        assert own["value"] < rank * (1 + 1e-9)
+        assert 0.7 * rank < own["null_mean"] < rank
+        (shown,) = of("bf16", rows(results, run="small", tensor=name, **wanted))
+        (merged,) = of("stored", rows(results, run="merged", tensor=name, **wanted))
+        assert shown["null"] == merged["null"] == "sign_flip"
+        assert merged["null_mean"] > 5 * rank
+
+
 def test_what_is_not_adapted_is_said_and_not_measured(results: ResultsFolder) -> None:
     (run,) = (r for r in results.manifest()["runs"] if r["name"] == "lora")
     coverage = run.get("coverage") or results.manifest()["coverage"]

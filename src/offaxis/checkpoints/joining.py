@@ -14,6 +14,9 @@ Names = Mapping[str, View]
 Both = tuple[Names, Names]
 
 _NO_LIBRARY = "pip install 'offaxis[train]', which pairs stacked experts with single ones"
+_NO_NAMES = (
+    "save experts alike on both sides: transformers does not tell how these stacks are split"
+)
 _NO_CONFIG = "put config.json beside the weights: it says how fused layers and stacks are laid out"
 
 
@@ -141,7 +144,9 @@ def _way_out(old: Side, new: Side, lists: Sequence[Sequence[View]]) -> str | Non
         return None
     if old.model is None and new.model is None:
         return _NO_CONFIG
-    return _NO_LIBRARY if stacked and not can_ask() else None
+    if not stacked:
+        return None
+    return _NO_NAMES if can_ask() else _NO_LIBRARY
 
 
 def _notes(old: Side, new: Side) -> Iterator[str]:

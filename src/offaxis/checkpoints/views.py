@@ -13,6 +13,7 @@ from offaxis.checkpoints.pieces import Piece, Rows
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _MASK = re.compile(r"\.(?:attn|attention)\.(?:masked_)?bias$")
+_BIASES = re.compile(r"(?:^|\.)experts\.\w*bias$")
 _STACK_AXES = 3
 
 
@@ -81,8 +82,8 @@ def views(info: TensorInfo, model: Model | None = None) -> list[View] | Skipped:
     if len(shape) != 1 and _MASK.search(info.name):
         return Skipped(info.name, "a mask of attention: not weights")
     leaf = _leaf(unwrapped(info.name))
-    if len(shape) == _STACK_AXES and min(shape[1:]) > 1:
-        entry = (shape[1], shape[2])
+    if _is_stack(info):
+        entry = shape[1:]
         layout = experts_layout(leaf, entry, model)
         return [
             view
@@ -93,10 +94,18 @@ def views(info: TensorInfo, model: Model | None = None) -> list[View] | Skipped:
     return _laid_out(info, layout, Piece(info.name, info.dtype, shape))
 
 
+def _is_stack(info: TensorInfo) -> bool:
+    """Whether it holds the matrices of some experts, or their biases: vectors, though a table."""
+    if len(info.shape) == 2:
+        return _BIASES.search(unwrapped(info.name)) is not None
+    return len(info.shape) == _STACK_AXES and min(info.shape[1:]) > 1
+
+
 def _laid_out(info: TensorInfo, layout: Layout, whole: Piece) -> list[View]:
     """The views of a tensor, or of one entry of a stack."""
     layer, role = layer_and_role(unwrapped(info.name))
     entry = "" if whole.entry is None else f"expert.{whole.entry}"
+    role = role.removesuffix("_bias") if entry else role
     held = whole._replace(transposed=layout.transposed)
     if not layout.parts:
         return [_view(info.name, entry, layer, role, held)]

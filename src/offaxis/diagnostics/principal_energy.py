@@ -28,8 +28,8 @@ def _isotropic(update: WeightUpdate, *, k: int) -> Iterable[ClosedForm]:
     units={"principal_energy": "fraction"},
     source="arXiv:2606.07082, section 3.1 (the off-principal complement)",
     settings=lambda p: {"k": min(512, max(1, p // 8))},
-    primary=("sign_flip",),
-    ensembles=("sign_flip",),
+    primary=("random_factors", "sign_flip"),
+    ensembles=("sign_flip", "random_factors"),
     needs=("blocks",),
     closed_forms=_isotropic,
 )

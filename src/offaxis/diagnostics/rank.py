@@ -46,9 +46,9 @@ def _iid(update: WeightUpdate, *, margin: float) -> Iterable[ClosedForm]:
     },
     source="arXiv:2606.07082, section 4.1; noise edge by sign flips, arXiv:2012.02985; correction "
     "of spikes, arXiv:1305.5870",
-    primary=("sign_flip",),
+    primary=("random_factors", "sign_flip"),
     settings=lambda p: {"margin": 1.02},
-    ensembles=("sign_flip", "permutation"),
+    ensembles=("sign_flip", "permutation", "random_factors"),
     needs=("spectrum",),
     closed_forms=_iid,
 )

@@ -28,8 +28,8 @@ _OF_A_SIDE = ("max", "mean", "median", "q90", "contained_max", "contained_mean",
     },
     source="arXiv:2606.07082, section 3.1; Björck & Golub 1973",
     settings=lambda p: {"k": min(512, max(1, p // 8))},
-    primary=("sign_flip",),
-    ensembles=("sign_flip",),
+    primary=("random_factors", "sign_flip"),
+    ensembles=("sign_flip", "random_factors"),
     needs=("rotation", "spectrum"),
 )
 def rotation(update: WeightUpdate, *, k: Annotated[int, Ge(1)]) -> Mapping[str, Reading]:

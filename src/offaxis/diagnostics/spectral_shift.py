@@ -10,8 +10,8 @@ from offaxis.diagnostics.facts import WeightUpdate
     version=1,
     units={"spectral_shift": "1", "validity": "1"},
     source="arXiv:2606.07082, section 3.1; arXiv:2511.08567",
-    primary=("sign_flip",),
-    ensembles=("sign_flip",),
+    primary=("random_factors", "sign_flip"),
+    ensembles=("sign_flip", "random_factors"),
     needs=("shift",),
 )
 def spectral_shift(update: WeightUpdate) -> Mapping[str, Reading]:

@@ -50,14 +50,14 @@ def _nulls(update: WeightUpdate) -> Iterable[ClosedForm]:
         "top1pct_norm": "1",
     },
     source="arXiv:2606.13657 (energies); arXiv:2605.11739 (spectral_ratio, top1pct_norm)",
-    primary=("sign_flip", "marchenko_pastur"),
+    primary=("random_factors", "sign_flip", "marchenko_pastur"),
     primary_of=dict.fromkeys(
         [f"top{share}pct_energy" for share in PERCENT]
         + ["top1pct_norm", "top32_energy"]
         + ["top64_energy"],
-        ("marchenko_pastur",),
+        ("random_factors", "marchenko_pastur"),
     ),
-    ensembles=("sign_flip",),
+    ensembles=("sign_flip", "random_factors"),
     needs=("spectrum",),
     is_relative=True,
     closed_forms=_nulls,

@@ -15,8 +15,8 @@ from offaxis.linalg.ranks import hill_exponent
     units={"hill": "1"},
     source="Hill 1975, doi:10.1214/aos/1176343247; arXiv:2606.07082, section 4.1 and appendix E",
     settings=lambda p: {"k": min(10, p // 4)},
-    primary=("sign_flip",),
-    ensembles=("sign_flip", "permutation"),
+    primary=("random_factors", "sign_flip"),
+    ensembles=("sign_flip", "permutation", "random_factors"),
     needs=("spectrum",),
 )
 def tail(update: WeightUpdate, *, k: Annotated[int, Ge(2)]) -> Mapping[str, Reading]:

@@ -1,8 +1,9 @@
 """Nulls by draw: the diagnostics themselves, read on random updates of the same anchor."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from offaxis.diagnostics.base import (
     Tier,
 )
 from offaxis.diagnostics.facts import WeightUpdate
-from offaxis.engine import exact, fast
+from offaxis.engine import exact, fast, low_rank
 from offaxis.engine.anchor import PreparedAnchor
 from offaxis.engine.parts import Parts
 from offaxis.engine.seeds import seed_for
@@ -25,7 +26,10 @@ from offaxis.linalg.elementwise import Counts, count
 from offaxis.linalg.ensembles import flip_signs_, permute_
 from offaxis.linalg.factors import spectrum as spectrum_of
 
-ENSEMBLES = {"sign_flip": flip_signs_, "permutation": permute_}
+Randomise = Callable[[Tensor, int], Parts | None]
+"""Makes a random update in a buffer from a seed, and tells what it knows of it beforehand."""
+
+ENSEMBLES: Mapping[str, Randomise] = {"sign_flip": flip_signs_, "permutation": permute_}
 
 Settled = Sequence[tuple[Diagnostic, Settings]]
 
@@ -62,27 +66,35 @@ def drawn_nulls(
     *,
     settled: Settled,
     draws: Draws,
+    rank: int | None = None,
 ) -> dict[tuple[str, str], list[NullReading]]:
     """Return the nulls of every (diagnostic, quantity) that an ensemble gives.
 
     The random updates of one ensemble are made in the buffer `delta`, each from the one before:
     signs drawn on signs and an order drawn on an order are as random as on the update itself.
-    Signs are taken off again by a second flip, which spares a copy; an order is the last to come.
+    Signs are taken off again by a second flip, which spares a copy; orders come after them, and
+    then products of random factors, which need nothing that was in the buffer.
+
+    Args:
+        anchor: The prepared matrix.
+        update: The facts of the update.
+        delta: Its entries.
+        settled: The diagnostics, with their settings.
+        draws: How many, and their key.
+        rank: Of its factors, where it is a product of thin ones.
     """
     nulls: dict[tuple[str, str], list[NullReading]] = {}
-    for ensemble, randomise in ENSEMBLES.items():
-        wanted = [pair for pair in settled if ensemble in pair[0].ensembles]
-        if not anchor.request.is_matrix:
-            wanted = [pair for pair in wanted if pair[0].needs <= {"counts"}]
+    for ensemble, randomise in _ensembles(update, rank).items():
+        wanted = _asked_of(ensemble, settled, is_matrix=anchor.request.is_matrix)
         if not wanted or update.is_zero:
             continue
         values: dict[tuple[str, str], list[float | None]] = {}
         tiers: dict[str, set[Tier]] = {}
         needs = frozenset(need for item, _ in wanted for need in item.needs)
         for index in range(draws.each):
-            randomise(delta, seed_for(draws.key, ensemble, index))
+            known = randomise(delta, seed_for(draws.key, ensemble, index)) or Parts()
             seed = seed_for(draws.key, ensemble, index, "start")
-            drawn = _beside_edge(_facts(anchor, update, delta, needs, seed), update)
+            drawn = _beside_edge(_facts(anchor, update, delta, needs, seed, known=known), update)
             for item, settings in wanted:
                 for quantity, reading in item.function(drawn, **settings).items():
                     values.setdefault((item.name, quantity), []).append(reading.value)
@@ -97,8 +109,27 @@ def drawn_nulls(
     return nulls
 
 
+def _ensembles(update: WeightUpdate, rank: int | None) -> Mapping[str, Randomise]:
+    if rank is None:
+        return ENSEMBLES
+    redrawn_ = partial(low_rank.redrawn_, rank=rank, norm=update.norm)
+    return {**ENSEMBLES, "random_factors": redrawn_}
+
+
+def _asked_of(ensemble: str, settled: Settled, *, is_matrix: bool) -> Settled:
+    """The diagnostics that have this null: of what is no matrix, those that count its elements."""
+    wanted = [pair for pair in settled if ensemble in pair[0].ensembles]
+    return wanted if is_matrix else [pair for pair in wanted if pair[0].needs <= {"counts"}]
+
+
 def _facts(
-    anchor: PreparedAnchor, update: WeightUpdate, delta: Tensor, needs: frozenset[Need], seed: int
+    anchor: PreparedAnchor,
+    update: WeightUpdate,
+    delta: Tensor,
+    needs: frozenset[Need],
+    seed: int,
+    *,
+    known: Parts,
 ) -> WeightUpdate:
     """The facts of a random update, by the quicker engine whose bounds are met."""
     if "counts" in needs:
@@ -107,8 +138,9 @@ def _facts(
     if not needs - {"counts"}:
         return update
     if anchor.facts.p <= _SMALL:
-        return _exactly(anchor, update, delta, needs).of(update)
-    found = fast.decompose(anchor, delta, update.norm, seed, needs=needs, drawn=True)
+        wanted = needs if known.spectrum is None else needs - {"spectrum"}
+        return known.beside(_exactly(anchor, update, delta, wanted)).of(update)
+    found = fast.decompose(anchor, delta, update.norm, seed, needs=needs, drawn=True, known=known)
     if fast.lacks(found, anchor.request, needs):
         found = fast.mended(found, _exactly(anchor, update, delta, needs - {"spectrum"}))
     return found.of(update)

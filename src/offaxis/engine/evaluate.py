@@ -61,7 +61,8 @@ def evaluate(
     if update.spectrum is not None and any("spikes" in item.units for item, _ in settled):
         edge = anchor.request.margin * noise_edge(delta, draws)
         update = above_edge(anchor, update, current.read, kept, edge, key=draws.key)
-    drawn = drawn_nulls(anchor, update, delta, settled=settled, draws=draws)
+    rank = None if current.factors is None else current.factors[0].shape[1]
+    drawn = drawn_nulls(anchor, update, delta, settled=settled, draws=draws, rank=rank)
     return Evaluation([_evaluated(*each, update, drawn) for each in settled], kept)
 
 

@@ -9,7 +9,8 @@ from offaxis.diagnostics.facts import Estimate, Spectrum
 from offaxis.engine.parts import Parts
 from offaxis.linalg import ranks
 from offaxis.linalg.differences import RELATIVE_ERROR, Difference
-from offaxis.linalg.low_rank import Triples, completed, dense, triples
+from offaxis.linalg.ensembles import random_factors
+from offaxis.linalg.low_rank import Triples, completed, dense, triples, write_product_
 
 Factors = tuple[Tensor, Tensor]
 """L, m x r, and R, n x r, both float64: dW = L R'."""
@@ -35,11 +36,33 @@ def norm_error(found: Triples) -> float:
 def parts_of(found: Triples, vectors: int) -> Parts:
     """The spectrum, of rank r at most, and the leading vectors that are kept."""
     kept = leading_of_factors(found, vectors)
-    s = kept["delta_spectrum"]
+    return Parts(_spectrum(found, kept["delta_spectrum"]), kept=kept)
+
+
+def redrawn_(delta: Tensor, seed: int, *, rank: int, norm: float) -> Parts:
+    """Put a product of random factors into an update's buffer, and tell its spectrum from these."""
+    rows, cols = delta.shape
+    generator = torch.Generator().manual_seed(seed)
+    left, right = random_factors((rows, cols), rank, norm, generator)
+    factors = left.to(delta.device), right.to(delta.device)
+    write_product_(delta, *factors)
+    found = triples(*factors)
+    return Parts(_spectrum(found, _values(found)))
+
+
+def _spectrum(found: Triples, s: Tensor) -> Spectrum:
+    """The singular values s of a product; those beyond the rank are zero, and err by nothing."""
     bound = torch.zeros_like(s)
     bound[: found.s.numel()] = found.bound
     rank = Estimate(ranks.effective_rank(s), ranks.effective_rank_bound(s, bound))
-    return Parts(Spectrum(s, bound, energy=found.norm**2, effective_rank=rank), kept=kept)
+    return Spectrum(s, bound, energy=found.norm**2, effective_rank=rank)
+
+
+def _values(found: Triples) -> Tensor:
+    """All singular values, with the zeros beyond the rank."""
+    s = found.s.new_zeros(min(found.left.shape[0], found.right.shape[0]))
+    s[: found.s.numel()] = found.s
+    return s
 
 
 def leading_of_factors(found: Triples, vectors: int) -> dict[str, Tensor]:
@@ -47,14 +70,11 @@ def leading_of_factors(found: Triples, vectors: int) -> dict[str, Tensor]:
 
     Vectors beyond the rank are an arbitrary orthonormal completion.
     """
-    p = min(found.left.shape[0], found.right.shape[0])
-    s = found.s.new_zeros(p)
-    s[: found.s.numel()] = found.s
     return {
         "left": completed(found.left, vectors),
         "right": completed(found.right, vectors),
-        "delta_spectrum": s,
-        "residuals": s.new_full((vectors,), found.bound),
+        "delta_spectrum": _values(found),
+        "residuals": found.s.new_full((vectors,), found.bound),
         "norm": torch.tensor(found.norm, dtype=torch.float64),
     }
 

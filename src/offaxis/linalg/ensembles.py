@@ -39,6 +39,22 @@ def permutation(D: Float64[Tensor, "m n"], generator: Generator) -> Float64[Tens
     return D.flatten()[order].view_as(D)
 
 
+def random_factors(
+    shape: tuple[int, int], rank: int, norm: float, generator: Generator
+) -> tuple[Float64[Tensor, "m r"], Float64[Tensor, "n r"]]:
+    r"""Return Gaussian factors L and R of which $LR^\top$ has the given Frobenius norm.
+
+    Of an update by thin factors they keep shapes and size. Its directions are uniform, those of one
+    side independent of the other's, and none of them is preferred.
+
+    Source:
+        The update of Hu et al., "LoRA", arXiv:2106.09685, with both factors as one of them begins.
+    """
+    left, right = (torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in shape)
+    size = float(((left.T @ left) * (right.T @ right)).sum().sqrt())
+    return left * (norm / size), right
+
+
 def random_walk(
     row_rms: Float64[Tensor, " m"],
     col_rms: Float64[Tensor, " n"],

@@ -77,7 +77,14 @@ def dense(
 ) -> Float[Tensor, "m n"]:
     """Return the product in a format, each entry rounded once from float64."""
     D = left.new_empty(left.shape[0], right.shape[0], dtype=dtype)
+    write_product_(D, left, right)
+    return D
+
+
+def write_product_(
+    D: Float[Tensor, "m n"], left: Float64[Tensor, "m r"], right: Float64[Tensor, "n r"]
+) -> None:
+    """Put the product into a buffer, each entry rounded once from float64."""
     across, height = right.T.contiguous(), max(1, _ENTRIES // max(right.shape[0], 1))
     for rows, part in zip(D.split(height), left.split(height), strict=True):
         rows.copy_(product(part.contiguous(), across))
-    return D

@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -28,9 +30,10 @@ class Pass(NamedTuple):
     diagnostics: tuple[str, ...]
 
 
-def diagnostics() -> dict[str, Diagnostic]:
+@cache
+def diagnostics() -> Mapping[str, Diagnostic]:
     """Every diagnostic of a single update, by name."""
-    return collect("offaxis.diagnostics", Diagnostic)
+    return MappingProxyType(collect("offaxis.diagnostics", Diagnostic))
 
 
 def every_name() -> tuple[str, ...]:

@@ -72,6 +72,7 @@ NULL_WORDS = {
     "(averaged over the rounding cell, as the anchor is not on the bf16 grid)",
     "sign_flip": "the same delta with random signs",
     "permutation": "the same delta with its entries shuffled inside the matrix",
+    "random_factors": "random factors of the same shapes, their product of the same norm",
     "storage_rounding": "the rounding noise that an update of this size carries in the file's "
     "format",
     "random_walk": "a random walk whose steps between checkpoints have the same sizes",

@@ -149,12 +149,15 @@ def test_experts_stored_by_inputs_with_gate_and_up_in_turn(tmp_path: Path) -> No
     held, x = Held(config, tmp_path), 0.01 * torch.randn(24)
     experts = held.layer("experts")
     up, down = held.parts("experts.gate_up_proj"), held.parts("experts.down_proj")
-    for bias in (experts.gate_up_proj_bias, experts.down_proj_bias):
-        torch.nn.init.zeros_(bias)
-    gate = up["expert.1.gate"] @ x
-    inner = (up["expert.1.up"] @ x + 1) * gate * torch.sigmoid(gate * experts.alpha)
+    up_bias = held.parts("experts.gate_up_proj_bias")
+    down_bias = held.parts("experts.down_proj_bias")
+    assert list(up_bias) == list(up)
+    assert list(down_bias) == list(down)
+    gate = (up["expert.1.gate"] @ x + up_bias["expert.1.gate"]).clamp(max=experts.limit)
+    value = (up["expert.1.up"] @ x + up_bias["expert.1.up"]).clamp(-experts.limit, experts.limit)
+    inner = (value + 1) * gate * torch.sigmoid(gate * experts.alpha)
     routed = experts(x[None], torch.tensor([[1]]), torch.tensor([[1.0]]))
-    torch.testing.assert_close(down["expert.1"] @ inner, routed.flatten())
+    torch.testing.assert_close(down["expert.1"] @ inner + down_bias["expert.1"], routed.flatten())
 
 
 def plain(name: str, shape: tuple[int, ...], model: Model | None) -> list[View]:
@@ -185,6 +188,24 @@ def test_an_expert_as_wide_as_long_is_turned_only_where_the_model_has_one_way() 
     either = Model("qwen3_vl_moe_text", "qwen3_vl_moe", 24, 6, 2, 4, None)
     assert [v.view for v in plain("experts.gate_up_proj", (1, 24, 24), either)] == ["expert.0"]
     assert plain("experts.gate_up_proj", (1, 24, 40), either)[0].piece.transposed
+
+
+def test_biases_of_stacked_experts_are_vectors() -> None:
+    sizes = Model("gpt_oss", "gpt_oss", 24, 6, 2, 4, None)
+    for model, labels in (
+        (sizes, ["expert.0.gate", "expert.0.up", "expert.1.gate", "expert.1.up"]),
+        (None, ["expert.0", "expert.1"]),
+    ):
+        held = plain("model.layers.0.mlp.experts.gate_up_proj_bias", (2, 80), model)
+        assert [view.view for view in held] == labels
+        assert {view.kind for view in held} == {"elements"}
+        assert sum(view.numel for view in held) == 160
+    weights = plain("model.layers.0.mlp.experts.gate_up_proj", (2, 24, 80), sizes)
+    biases = plain("model.layers.0.mlp.experts.gate_up_proj_bias", (2, 80), sizes)
+    assert [v.key.replace(".bias", ".weight") for v in biases] == [v.key for v in weights]
+    assert not {view.key for view in biases} & {view.key for view in weights}
+    (down,) = plain("experts.down_proj_bias", (1, 24), sizes)
+    assert (down.key, down.role, down.shape) == ("experts.0.down_proj.bias", "down_proj", (24, 1))
 
 
 def test_masks_of_attention_are_no_weights() -> None:

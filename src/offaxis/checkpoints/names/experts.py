@@ -20,6 +20,10 @@ from offaxis.checkpoints.views import View
 _SIDE = 4
 """Outputs and inputs of a probe: even, as gate and up are halves."""
 
+_WRITTEN_AS = {"qwen3_vl_moe": "qwen3_moe", "qwen3_vl_moe_text": "qwen3_moe"}
+"""Models of which the registry knows the stacks alone, stored either way: tools that write their
+experts one by one give them the names of the language model that they are built on."""
+
 
 def can_ask() -> bool:
     """Whether the library that knows the names is installed."""
@@ -39,8 +43,21 @@ def single_names(views: Mapping[str, View], model_type: str) -> dict[str, str]:
     """
     probes = _probes(views)
     given = {_shown(_part(probes[_tensor(name, v)], v)): name for name, v in views.items()}
-    converted = _converted(probes, model_type)
+    if model_type in _WRITTEN_AS:
+        turned = {_tensor(name, v) for name, v in views.items() if v.piece.transposed}
+        square = {_tensor(name, v) for name, v in views.items() if _is_square_entry(v)}
+        probes = {
+            name: probe.mT if name in turned else probe
+            for name, probe in probes.items()
+            if name not in square
+        }
+    converted = _converted(probes, _WRITTEN_AS.get(model_type, model_type))
     return {given[s]: name for name, probe in converted.items() if (s := _shown(probe)) in given}
+
+
+def _is_square_entry(view: View) -> bool:
+    """Whether nothing tells by which axis the outputs of a stack's entry lie."""
+    return view.piece.entry is not None and len({*view.piece.shape}) == 1
 
 
 def _tensor(name: str, view: View) -> str:
@@ -106,10 +123,11 @@ def _skeleton(model_type: str) -> Any | None:  # noqa: ANN401 - any model of the
         modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         modeling_auto.MODEL_MAPPING,
     )
-    try:
-        config = configuration_auto.CONFIG_MAPPING[model_type]()
-        kind = next(held[type(config)] for held in kinds if type(config) in held)
-        with torch.device("meta"):
-            return kind._from_config(config)
-    except Exception:  # not every model of the library can be made of its defaults
-        return None
+    for held in kinds:
+        try:
+            config = configuration_auto.CONFIG_MAPPING[model_type]()
+            with torch.device("meta"):
+                return held[type(config)]._from_config(config)
+        except Exception:  # not every model of the library can be made of its defaults
+            continue
+    return None

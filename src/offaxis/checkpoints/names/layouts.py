@@ -52,7 +52,7 @@ def layout_of(leaf: str, shape: tuple[int, ...], model: Model | None) -> Layout:
     return Layout(transposed, _attention(leaf, outputs, model))
 
 
-def experts_layout(leaf: str, shape: tuple[int, int], model: Model | None) -> Layout:
+def experts_layout(leaf: str, shape: tuple[int, ...], model: Model | None) -> Layout:
     """Tell how one expert of a stack is laid out, by which of its axes has the residual's width.
 
     Where the config does not tell, or both axes have that width and the model is stored either
@@ -60,10 +60,14 @@ def experts_layout(leaf: str, shape: tuple[int, int], model: Model | None) -> La
 
     Args:
         leaf: The last part of the stack's name.
-        shape: The two axes of one expert.
+        shape: The two axes of one expert, or the one of its bias.
         model: What the config says.
     """
-    if model is None or leaf not in ("gate_up_proj", "down_proj"):
+    if model is None:
+        return PLAIN
+    if leaf == "gate_up_proj_bias":
+        return Layout(transposed=False, parts=_gate_and_up(shape[0], model))
+    if leaf not in ("gate_up_proj", "down_proj"):
         return PLAIN
     first, second = (width == model.hidden for width in shape)
     if (not first and not second) or (first and second and model.kind in _EITHER_WAY_EXPERTS):
@@ -72,9 +76,12 @@ def experts_layout(leaf: str, shape: tuple[int, int], model: Model | None) -> La
     transposed = outputs_last if first != second else model.kind in _TRANSPOSED_EXPERTS
     if leaf == "down_proj":
         return Layout(transposed, ())
-    outputs = shape[1] if transposed else shape[0]
+    return Layout(transposed, _gate_and_up(shape[1] if transposed else shape[0], model))
+
+
+def _gate_and_up(outputs: int, model: Model) -> tuple[Part, ...]:
     interleaved = model.kind in _INTERLEAVED_EXPERTS
-    return Layout(transposed, _halves(outputs, period=2 if interleaved else outputs))
+    return _halves(outputs, period=2 if interleaved else outputs)
 
 
 def _halves(outputs: int, period: int | None = None) -> tuple[Part, ...]:

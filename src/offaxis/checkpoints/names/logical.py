@@ -45,5 +45,6 @@ def key_of(tensor: str, view: str) -> str:
     if stack and expert:
         front, leaf = stack[1] or "", stack[2]
         number, part = expert.groups()
-        return f"{front}experts.{number}.{f'{part}_proj' if part else leaf}.weight"
+        matrix, kind = leaf.removesuffix("_bias"), "bias" if leaf.endswith("_bias") else "weight"
+        return f"{front}experts.{number}.{f'{part}_proj' if part else matrix}.{kind}"
     return _MIXTRAL.sub(lambda m: "mlp." + (m[1] + _OF_MIXTRAL[m[2]] if m[1] else ""), name)

@@ -1,6 +1,7 @@
 """Archives of `torch.save`, before they are opened: what they hold, and what it would unpack to."""
 
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator
 from io import SEEK_END, BytesIO
@@ -48,8 +49,9 @@ def globals_of(file: Path, pickled: bytes) -> set[str]:
         CheckpointError: If it is no pickle.
     """
     try:
-        return set(_globals(pickled))
-    except (ValueError, IndexError, OverflowError, UnicodeError) as error:
+        with warnings.catch_warnings(action="error"):  # escapes that no pickler writes
+            return set(_globals(pickled))
+    except (ValueError, IndexError, OverflowError, UnicodeError, Warning) as error:
         raise _no_archive(file, f"a damaged pickle: {error}") from error
 
 
