@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from offaxis.errors import Interrupted, OffaxisError, UsageError, printable
+from offaxis.errors import Interrupted, OffaxisError, UsageError, printable, require
 
 app = App(
     name="offaxis",
@@ -99,6 +99,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a tiny model three ways, measure every update against its null, show the result."""
+    require("transformers", "train", "offaxis demo")
     from offaxis.demo import demo as run_demo
 
     folder = out or Path("demo" if preset == "default" else f"demo-{preset}")
@@ -122,6 +123,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Reproduce tables and figures of the paper, with the controls they lack."""
+    require("transformers", "train", "offaxis reproduce")
     from offaxis.reproduction.command import reproduce as run_reproduce
 
     _say(
@@ -140,6 +142,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one arm from its recipe, and first whatever model it starts from."""
+    require("transformers", "train", "offaxis train")
     from offaxis.training import train_command
 
     _say(train_command(recipe, overrides, out, dry_run=dry_run), as_json)
@@ -154,6 +157,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a run in a subspace as the LoRA adapter on its start that it is exactly."""
+    require("transformers", "train", "offaxis export")
     from offaxis.training import export_adapter
 
     _say(export_adapter(run, out, checkpoint), as_json)
@@ -172,6 +176,7 @@ def disguise(
     as_json: Json = False,
 ) -> None:
     """Write a model that computes the same from rotated values: do updates follow the weights?"""
+    require("transformers", "train", "offaxis disguise")
     from offaxis.training.symmetries import disguise as disguised
 
     _say(disguised(model, out, layer, permutes=permute, seed=seed), as_json)
@@ -217,6 +222,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge models: accuracy, avg@k, pass@k, and how far they went from their anchor."""
+    require("transformers", "train", "offaxis evaluate")
     from offaxis.training import Choices, Harness, as_table, evaluate_command
 
     if harness is None and (limit is not None or include_path is not None):
@@ -263,7 +269,7 @@ def measure(
     ] = ("stored",),
     only: Annotated[
         tuple[str, ...] | None,
-        Parameter(name="--diagnostics", negative="", help="Only these diagnostics."),
+        Parameter(name="--diagnostics", negative="", help="Only this diagnostic; repeatable."),
     ] = None,
     tier: Annotated[
         Tier, Parameter(help="Exact, or fast by the anchor's basis, with its bounds.")

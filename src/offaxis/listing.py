@@ -46,9 +46,11 @@ def listing() -> dict[str, Any]:
 
 def as_lines(found: dict[str, Any]) -> dict[str, str]:
     """The listing as one line an entry, for people."""
+    kinds = ("diagnostic", "relative")  # the latter are measured where they are named
     return {
         **{
-            f"diagnostic {name}": f"{', '.join(item['quantities'])} ({item['source']})"
+            f"{kinds[item['is_relative']]} {name}": f"{', '.join(item['quantities'])} "
+            f"({item['source']})"
             for name, item in found["diagnostics"].items()
         },
         **{

@@ -14,17 +14,17 @@ from typing import Any
 from torch import Tensor
 
 from offaxis.checkpoints.access import Access
+from offaxis.checkpoints.adapters.folder import AdapterFolder
+from offaxis.checkpoints.adapters.settings import CONFIG as CONFIG_OF_ADAPTER
 from offaxis.checkpoints.base import CheckpointReader, TensorInfo
 from offaxis.checkpoints.formats import format_of
 from offaxis.checkpoints.quantised import CONFIG, as_floats
 from offaxis.checkpoints.refusals import Refused, unknown
 from offaxis.checkpoints.run_folders import is_run, steps_of, weights_of
-from offaxis.checkpoints.trust import ALLOW, load_pickle, own_file, read_header, read_object
+from offaxis.checkpoints.trust import ALLOW, load_pickle, read_header, read_object
 from offaxis.errors import CheckpointError
 from offaxis.runs import RunFolder
 
-ADAPTER = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _OF_ADAPTERS = {
     "peft_type": "type",
     "r": "rank",
@@ -161,9 +161,9 @@ def _refusal(path: Path) -> Contents:
 
 
 def _of_checkpoint(folder: Path, access: Access) -> Contents:
-    known, is_adapter = format_of(folder), (folder / ADAPTER).is_file()
+    known, is_adapter = format_of(folder), (folder / CONFIG_OF_ADAPTER).is_file()
     if is_adapter:
-        return _of_adapter(folder)
+        return _of_adapter(folder, access)
     if known is None or isinstance(known, Refused):
         return _refusal(folder)
     found = Contents(known.NAME)
@@ -190,14 +190,22 @@ def _judge_floats(found: Contents, reader: CheckpointReader) -> None:
         found.quantised, found.refused = error.found, error.do
 
 
-def _of_adapter(folder: Path) -> Contents:
-    config = read_object(folder, ADAPTER)
+def _of_adapter(folder: Path, access: Access) -> Contents:
+    config, reader = read_object(folder, CONFIG_OF_ADAPTER), AdapterFolder(folder, access, None)
     found = Contents("adapter")
     known = ((ours, config.get(theirs)) for theirs, ours in _OF_ADAPTERS.items())
     found.adapter = {ours: value for ours, value in known if isinstance(value, str | int | float)}
-    if (folder / _ADAPTER_WEIGHTS).is_file():
-        file = own_file(folder, _ADAPTER_WEIGHTS)
-        _count(found, read_header(file).values(), file.stat().st_size)
+    try:
+        _ = reader.settings
+    except CheckpointError as error:
+        found.refused = f"{error.found}: {error.do}"
+    try:
+        size = sum(file.stat().st_size for file in reader.stored.files())
+        _count(found, reader.stored.tensors().values(), size)
+    except CheckpointError as error:
+        if error.do != ALLOW:
+            raise
+        found.needs.append("--allow-pickle")
     return found
 
 

@@ -100,6 +100,10 @@ def _compared(held: Sequence[Held]) -> dict[tuple[int, ...], list[int]]:
     return found
 
 
+_COMPUTED = {"exact": "float64", "fast": "float32"}
+"""By tier: the fast one projects on the anchor's basis in float32, within its stated bounds."""
+
+
 def _cells(item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> Iterator[Part]:
     view, made = item.view, unit.provenance
     key = {"run": item.run, "step": step, "tensor": view.tensor, "view": view.view}
@@ -112,10 +116,10 @@ def _cells(item: RunView, step: int, unit: Unit, cells: tuple[Cells, Cells]) -> 
         "cols": view.cols,
         "stored_precision": made.dtype if made.storage == "stored" else "bfloat16",
         "master_precision": item.master_precision,
-        "compute_precision": "float64",
     }
     readings, nulls = cells
-    yield "readings", [place | dict(zip(READING_CELLS, row, strict=True)) for row in readings]
+    found = [place | dict(zip(READING_CELLS, row, strict=True)) for row in readings]
+    yield "readings", [row | {"compute_precision": _COMPUTED[str(row["method"])]} for row in found]
     yield "nulls", [key | dict(zip(NULL_CELLS, row, strict=True)) for row in nulls]
 
 

@@ -1,6 +1,7 @@
 """The verb `measure`: from a command line to a results folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from offaxis.checkpoints.access import SAFE, Access
 from offaxis.checkpoints.coverage import LEAST
+from offaxis.checkpoints.formats import open_checkpoint
 from offaxis.checkpoints.trajectory import Trajectory, find_trajectories
 from offaxis.console import messages
 from offaxis.diagnostics.base import Tier
@@ -63,17 +65,26 @@ def measure_command(
         access=access,
         min_coverage=_share(min_coverage),
     )
-    given = [*paths] if anchor is None else [*paths, anchor]
+    named = [path for path in (anchor, access.base) if path is not None]
+    given = [*paths, *named]
+
+    def understood(folders: Sequence[Path]) -> tuple[list[Trajectory], Options]:
+        rest = [*folders]
+        base = None if access.base is None else _checked(rest.pop(), access)
+        place = None if anchor is None else rest.pop()
+        found = find_trajectories(rest, anchor=place, run=run)
+        return found, replace(options, access=replace(access, base=base))
+
     if dry_run or is_remote(given):
         # What the hub cannot give, or does not pair, is refused before gigabytes are fetched.
         with headers_of(given, messages()) as folders:
-            trajectories = _trajectories(folders, anchor, run)
+            trajectories, planned_by = understood(folders)
             planned = ResultsFolder(out or _default_out(trajectories))
-            plan = make_plan(trajectories, planned, options, lambda path: str(path.resolve()))
+            plan = make_plan(trajectories, planned, planned_by, lambda path: str(path.resolve()))
             messages().print(plan.describe())
             if dry_run:
                 return plan.as_dict()
-    trajectories = _trajectories(fetched(given), anchor, run)
+    trajectories, options = understood(fetched(given))
     results = ResultsFolder(out or _default_out(trajectories))
     measure(
         trajectories,
@@ -86,13 +97,10 @@ def measure_command(
     return {"results": str(results.root), "coverage": results.manifest()["coverage"]}
 
 
-def _trajectories(
-    folders: Sequence[Path], anchor: Path | None, run: str | None
-) -> list[Trajectory]:
-    """Understand folders, of which the last is the anchor where one was given."""
-    if anchor is None:
-        return find_trajectories(folders, run=run)
-    return find_trajectories(folders[:-1], anchor=folders[-1], run=run)
+def _checked(base: Path, access: Access) -> Path:
+    """The base of adapters, once it is known to be a checkpoint that can be opened."""
+    open_checkpoint(base, replace(access, base=None)).tensors()
+    return base
 
 
 def _at_least_two(draws: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.checkpoints.access import Access
+from offaxis.checkpoints.adapters.folder import AdapterFolder
 from offaxis.checkpoints.trajectory import Trajectory
 from offaxis.console import byte_progress, messages, progress
 from offaxis.files import exclusively, sweep
@@ -121,7 +122,7 @@ def _digests(
     What is measured from an anchor depends on the base of its adapters, where that is another one.
     """
     hashed = _hashed(engine, results, trajectories, access, console)
-    if access.base is None:
+    if access.base is None or not any(AdapterFolder.recognises(path) for path in hashed):
         return hashed
     on = hashed[access.base]
     anchors = {t.anchor for t in trajectories}

@@ -1,6 +1,7 @@
 """What a recipe will do, before it does it: models and steps, tokens, bytes on disk, minutes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Stage(NamedTuple):
         is_finished: Whether it is there already and will be reused.
         peak_bytes: Memory that a step will hold, estimated.
         work: Its floating-point operations; None where the recipe keeps it on a core.
-        absent: The data files that are not here yet; where there are some, bounds are taken.
+        absent: Data files and model folders that are not here yet; of data bounds are taken.
     """
 
     name: str
@@ -117,7 +118,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         is_done,
         peak,
         work,
-        absent_files(recipe),
+        (*absent_files(recipe), *_absent_models(recipe)),
     )
 
 
@@ -161,6 +162,13 @@ def absent_files(recipe: Recipe) -> tuple[str, ...]:
     """The data files of a recipe that are not here."""
     data = recipe.data
     return tuple(f for f in (*data.files, *data.evaluation_files) if not Path(f).exists())
+
+
+def _absent_models(recipe: Recipe) -> Iterator[str]:
+    """The folders of foreign models that are not here."""
+    for source in (recipe.start, recipe.teacher):
+        if source is not None and source.path is not None and not Path(source.path).exists():
+            yield source.path
 
 
 def _vocabulary_of(source: ModelSource) -> int:

@@ -34,20 +34,21 @@ class KeyedSampling(LogitsProcessor):  # type: ignore[misc]  # transformers has 
         device: torch.device,
     ) -> None:
         self.per_prompt, self.temperature = per_prompt, temperature
-        self.generators = [torch.Generator(device).manual_seed(key_of(*key)) for key in keys]
+        self.place = "cpu" if device.type == "mps" else device  # which has no float64
+        self.generators = [torch.Generator(self.place).manual_seed(key_of(*key)) for key in keys]
 
     def __call__(
         self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]
     ) -> Float[Tensor, "B V"]:
         """One where the token is that was drawn, zero elsewhere."""
         p_BV = (scores.float() / self.temperature).softmax(-1)
-        sums_BV = p_BV.double().cumsum(-1)
+        sums_BV = p_BV.to(self.place).double().cumsum(-1)
         u_B1 = torch.cat([self._uniforms(generator) for generator in self.generators])
         all_B1 = sums_BV[:, -1:]
         # Rounding may lift the product to the sum itself, which no token exceeds.
         below_B1 = torch.minimum(u_B1 * all_B1, torch.nextafter(all_B1, torch.zeros_like(all_B1)))
         drawn_B1 = torch.searchsorted(sums_BV, below_B1, right=True)
-        return torch.zeros_like(p_BV).scatter_(-1, drawn_B1, 1.0)
+        return torch.zeros_like(p_BV).scatter_(-1, drawn_B1.to(p_BV.device), 1.0)
 
     def _uniforms(self, generator: torch.Generator) -> Float64[Tensor, "G 1"]:
         shape = (self.per_prompt, 1)

@@ -52,7 +52,7 @@ class AdapterFolder:
         return read_settings(self.path)
 
     @cached_property
-    def _stored(self) -> CheckpointReader:
+    def stored(self) -> CheckpointReader:
         """The adapter's own tensors; safetensors go before a pickle, as in PEFT."""
         if (self.path / PICKLED).is_file() and not (self.path / SINGLE).is_file():
             return BinFolder(self.path, self._access, PICKLED)
@@ -71,17 +71,17 @@ class AdapterFolder:
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
-        return parts_of(self.path, self.settings, self._stored.tensors(), self._base.tensors())
+        return parts_of(self.path, self.settings, self.stored.tensors(), self._base.tensors())
 
     def files(self) -> Sequence[Path]:
         """The settings and the weights."""
-        return [own_file(self.path, CONFIG), *self._stored.files()]
+        return [own_file(self.path, CONFIG), *self.stored.files()]
 
     def tensors(self) -> dict[str, TensorInfo]:
         """Everything that the adapted model holds, by name, from headers alone."""
         found = dict(self._base.tensors())
         for name, part in self._parts.items():
-            info = found.get(name) if part.tensor is None else self._stored.tensors()[part.tensor]
+            info = found.get(name) if part.tensor is None else self.stored.tensors()[part.tensor]
             assert info is not None, "an update is of a tensor of the base"
             dtype = info.dtype if self.holding(name) == "tensor" else "float64"
             found[name] = TensorInfo(name, info.shape, dtype)
@@ -109,11 +109,11 @@ class AdapterFolder:
         part = self._parts.get(name, Part())
         if index is not None and part.factors is not None and part.factors.entries is None:
             return self.read(name)[index]
-        source = self._base.read if part.tensor is None else self._stored.read
+        source = self._base.read if part.tensor is None else self.stored.read
         W = source(part.tensor or name, index)
         if part.bias is not None:
             key, scale = part.bias
-            return W.double() + scale * self._stored.read(key).double()
+            return W.double() + scale * self.stored.read(key).double()
         if part.factors is None:
             return W
         if part.factors.entries is not None and index is None:
@@ -124,7 +124,7 @@ class AdapterFolder:
         W = W.to(torch.float64, copy=True)
         _add(W, self._low_rank(part.factors, index))
         if part.factors.magnitude is not None:
-            _renorm(W, self._stored.read(part.factors.magnitude), part.factors.is_transposed)
+            _renorm(W, self.stored.read(part.factors.magnitude), part.factors.is_transposed)
         return W
 
     def digest(self) -> str:
@@ -133,10 +133,10 @@ class AdapterFolder:
 
     def left_out(self) -> dict[str, str]:
         """What the base and the adapter's file hold beside weights."""
-        return left_out(self._base) | left_out(self._stored)
+        return left_out(self._base) | left_out(self.stored)
 
     def _low_rank(self, factors: Factors, index: int | None) -> LowRank:
-        A, B = (self._stored.read(name).double() for name in (factors.A, factors.B))
+        A, B = (self.stored.read(name).double() for name in (factors.A, factors.B))
         if factors.entries is not None:
             assert index is not None, "one update for each entry"
             A = A.reshape(factors.entries, -1, A.shape[1])[index]
@@ -148,7 +148,7 @@ class AdapterFolder:
         """Whether what is adapted is the base's tensor: embeddings are saved with their adapter."""
         if part.tensor is None:
             return True
-        own, held = self._stored.read(part.tensor), self._base.read(name)
+        own, held = self.stored.read(part.tensor), self._base.read(name)
         return own.dtype == held.dtype and torch.equal(own, held)
 
     def _nothing(self, name: str) -> LowRank | None:
