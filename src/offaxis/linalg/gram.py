@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from scipy.linalg import blas
 from torch import Tensor
 
 _DEPTH = 512  # entries of the longer side converted to float64 at a time
-_ROWS = 256  # rows of the result in one product
 _SAFE = 400  # 2^(2 * 400) times any dimension is far inside float64
 
 
@@ -73,12 +73,11 @@ def accumulate(
         for part in parts:
             G.addmm_(part, part.T)
         return G
-    total = np.zeros((p, p))
-    product = np.empty((_ROWS, p))
+    total = np.zeros((p, p), order="F")
     for part in parts:
         A = part.numpy()
-        for top in range(0, p, _ROWS):
-            rows = slice(top, min(top + _ROWS, p))
-            out = product.ravel()[: (rows.stop - top) * (p - top)].reshape(-1, p - top)
-            total[rows, top:] += np.matmul(A[rows], A[top:].T, out=out)
-    return torch.from_numpy(total)
+        rows = A.flags.f_contiguous  # BLAS takes either order, and copies neither
+        total = blas.dsyrk(
+            1.0, A if rows else A.T, 1.0, total, trans=not rows, lower=True, overwrite_c=True
+        )
+    return torch.from_numpy(total.T)

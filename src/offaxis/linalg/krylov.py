@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from offaxis.linalg.elementwise import load
 from offaxis.linalg.products import product
 
-_HEIGHT = 64  # rows of A that stay in cache between the two products
+_HEIGHT = 1024  # rows of A that stay in cache between the two products
 _PASSES = 4
 
 
@@ -62,14 +62,12 @@ def of_matrix(A: Float[Tensor, "m n"]) -> Operator:
             return Y.T, product(A.T, Y).T
         if X.shape[0] == 1:
             return _image_and_back(A, X)
-        if not A.is_contiguous():
-            Y = torch.mm(A, X.T)
-            return Y.T, torch.mm(Y.T, A)
-        Y, Z = X.new_empty(A.shape[0], X.shape[0]), torch.zeros_like(X)
-        for rows, image in zip(A.split(_HEIGHT), Y.split(_HEIGHT), strict=True):
-            torch.mm(rows, X.T, out=image)
-            Z.addmm_(image.T, rows)
-        return Y.T, Z
+        Y, Z = X.new_empty(X.shape[0], A.shape[0]), torch.zeros_like(X)
+        for rows, place in zip(A.split(_HEIGHT), Y.split(_HEIGHT, 1), strict=True):
+            image = product(X, rows.T)
+            place.copy_(image)
+            Z += product(image, rows)
+        return Y, Z
 
     return images
 

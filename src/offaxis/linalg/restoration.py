@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import BFloat16, Float32, Float64
+from jaxtyping import BFloat16, Float32, Float64, Int16, Int64
 from torch import Generator, Tensor
 
 from offaxis.linalg import passage
@@ -13,6 +13,7 @@ from offaxis.linalg.rounding import spacing
 _GROUP = 32  # columns of a tile of entries that are followed through the cast
 _TILED = 1 << 18  # entries followed
 _LINES = 512  # of which the binades are counted for the lines across them
+_COUNTED = 256  # lines at a time
 _ROUNDS = 30
 _SETTLED = 3e-4
 _FALLS = 0.9  # most that a step may be of the one before it
@@ -111,13 +112,17 @@ def _binades(
     across: BFloat16[Tensor, "lines w"],
 ) -> tuple[Float64[Tensor, "lines u"], Float64[Tensor, " u"]]:
     """The binades' shares of every line, and their units in the last place."""
-    fields = (across.contiguous().view(torch.int16).int() >> 7) & 0xFF
+    fields = (across.contiguous().view(torch.int16) >> 7) & 0xFF
     first, last = (int(x) for x in fields.aminmax())
     u = last - first + 1
-    lines = torch.arange(len(fields), dtype=torch.int32)[:, None] * u
-    counts = (fields - first + lines).flatten().bincount(minlength=len(fields) * u)
+    counts = torch.cat([_histogram(part - first, u) for part in fields.split(_COUNTED)])
     units = spacing(torch.exp2(torch.arange(first, last + 1, dtype=torch.float64) - 127))
-    return counts.view(-1, u).double() / fields.shape[1], units
+    return counts.double() / fields.shape[1], units
+
+
+def _histogram(places: Int16[Tensor, "lines w"], u: int) -> Int64[Tensor, "lines u"]:
+    lines = torch.arange(len(places), dtype=torch.int32)[:, None] * u
+    return (places + lines).flatten().bincount(minlength=len(places) * u).view(-1, u)
 
 
 def _true_directions(X: Float64[Tensor, "lines k"], side: _Side) -> Float64[Tensor, "lines k"]:
@@ -199,10 +204,15 @@ def _tiles(  # noqa: PLR0917
     i, j = places
     before, after = (W[i[:, :, None], j[:, None, :]].double() for W in pair)
     unit = spacing(before.abs().flatten()).view_as(before)
-    (m, n), (U, V), (U_behind, V_behind) = pair[0].shape, seen, behind
-    rows, cols = (side.variance[k] / rms**2 for side, k in zip(sides, places, strict=True))
-    parts = (after - before) / rms, unit / rms, U[i], V[j], U_behind[i], V_behind[j], rows, cols
-    return _Tiles((m, n), *(part.float() for part in parts))
+    step, unit = ((after - before) / rms).float(), (unit / rms).float()
+    (U, V), (U_behind, V_behind) = (  # narrowed before they are repeated tile by tile
+        [X.float()[k] for X, k in zip(Xs, places, strict=True)] for Xs in (seen, behind)
+    )
+    rows, cols = (
+        (side.variance / rms**2).float()[k] for side, k in zip(sides, places, strict=True)
+    )
+    m, n = pair[0].shape
+    return _Tiles((m, n), step, unit, U, V, U_behind, V_behind, rows, cols)
 
 
 def _strengths(

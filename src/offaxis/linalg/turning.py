@@ -153,8 +153,8 @@ def _side(
     Y: Float64[Tensor, "p r"], outside: Float64[Tensor, "r r"], lam: Float64[Tensor, " p"], k: int
 ) -> Side:
     """Angles, containment and energy lost of nested subspaces, given in the anchor's basis."""
-    rest = product(Y[k:].T.contiguous(), Y[k:]) + outside
-    total = product(Y[:k].T.contiguous(), Y[:k]) + rest
+    rest = product(Y[k:].T, Y[k:]) + outside
+    total = product(Y[:k].T, Y[:k]) + rest
     L = torch.linalg.cholesky(total)
     half = torch.linalg.solve_triangular(L[:k, :k], rest[:k, :k], upper=False)
     sines = torch.linalg.solve_triangular(L[:k, :k], half.T, upper=False)
