@@ -134,10 +134,12 @@ def contents(
 def _headline(verdicts: Sequence[Verdict]) -> str:
     count = {answer: sum(v.answer is answer for v in verdicts) for answer in Answer}
     absent = sum(v.decider is not None and v.decider.value is None for v in verdicts)
+    taken = sum(v.answer is Answer.FAILS and v.as_published is Answer.HOLDS for v in verdicts)
     return (
         f"Of {len(verdicts)} claims, {count[Answer.HOLDS]} hold, {count[Answer.FAILS]} do not "
-        f"hold, and {count[Answer.UNKNOWN]} cannot be told at this scale: {absent} of them "
-        "for want of runs or readings."
+        f"hold (of which {taken} hold as published, before a control), and "
+        f"{count[Answer.UNKNOWN]} cannot be told at this scale: {absent} of them for want of runs "
+        "or readings."
     )
 
 

@@ -224,6 +224,10 @@ def region(finding: Finding) -> str:
     }[comparison.direction]
 
 
+_AS_PUBLISHED = {Answer.HOLDS: "holds as published", Answer.UNKNOWN: "open as published"}
+"""Before a control decides; where the published comparison does not hold, it decides itself."""
+
+
 def decided_by(verdict: Verdict) -> str:
     """Name the comparison or control that decided, with its numbers where they are not told."""
     decider = verdict.decider
@@ -233,9 +237,10 @@ def decided_by(verdict: Verdict) -> str:
     asked = f"claimed {region(decider)}: {decider.why}{_power(decider)}"
     if not decider.excludes:
         return f"the published comparison: {decider.contrast}, {asked}"
+    told = f"{_AS_PUBLISHED[verdict.as_published]}; {decider.excludes}"
     if decider.value is None:
-        return f"{decider.excludes}: {decider.why}"
-    return f"{decider.excludes}: {measured(decider)}, {asked}"
+        return f"{told}: {decider.why}"
+    return f"{told}: {measured(decider)}, {asked}"
 
 
 def _power(finding: Finding) -> str:
