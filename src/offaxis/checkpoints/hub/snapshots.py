@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from offaxis.checkpoints.hub.client import hub_client, refusal
 from offaxis.checkpoints.hub.names import COMMIT, HubId
-from offaxis.checkpoints.trust.documents import LARGEST
 from offaxis.errors import require
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ TOKENIZER = (
     "vocab.json",
 )
 """What a model needs beside them to read and write texts."""
+
+_INDEX_BYTES = 1 << 25  # as much as a reader takes
 
 
 class Snapshot(NamedTuple):
@@ -147,10 +148,10 @@ def _commit_of(answered: str | None, named: HubId) -> str:
 
 def _shards(api: "HfApi", named: HubId, sizes: Mapping[str, int]) -> Sequence[str]:
     """The shards of an index, each of which has to be a file of the repository's top folder."""
-    if sizes[INDEX] > LARGEST:
+    if sizes[INDEX] > _INDEX_BYTES:
         raise refusal(
             named,
-            f"an index of at most {LARGEST >> 20} MB",
+            f"an index of at most {_INDEX_BYTES >> 20} MB",
             f"{sizes[INDEX] / 1e6:.0f} MB",
             "do not trust this repository",
         )
