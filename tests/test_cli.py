@@ -197,6 +197,34 @@ def test_list_names_every_plug_in(capsys: pytest.CaptureFixture) -> None:
     assert "tiny/opd.toml" in found["recipes"]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["demo"],
+        ["reproduce", "list"],
+        ["train", "recipe.toml"],
+        ["export", "run", "--out", "adapter"],
+        ["disguise", "model", "--out", "other"],
+        ["evaluate", "run"],
+    ],
+)
+def test_a_missing_extra_is_named(
+    call: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("offaxis.errors.find_spec", lambda name: None)
+    assert run(call) == 2
+    said = capsys.readouterr().err
+    assert f"offaxis {call[0]}" in said
+    assert "pip install 'offaxis[train]'" in said
+
+
+def test_the_list_tells_relatives_apart(capsys: pytest.CaptureFixture) -> None:
+    assert run(["list"]) == 0
+    said = capsys.readouterr().out
+    assert "diagnostic rank: " in said
+    assert "relative mask_algebra: " in said
+
+
 def test_values_are_toml_and_bare_words_are_strings() -> None:
     assert assignments(["a.b=3", "c=0.5", "d=[1, 2]", "e=word", 'f="3"']) == {
         "a.b": 3,

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tests.checkpoints.hostile import PROOF, distributed, payloads
 from tests.models import anchor_weights, save, save_run
 
+from offaxis.checkpoints.adapters.folder import PICKLED
 from offaxis.checkpoints.inspection import inspect
 from offaxis.cli import run
 from offaxis.errors import CheckpointError
@@ -91,6 +92,19 @@ def test_an_adapter(tmp_path: Path) -> None:
     assert (found["adapter"]["rank"], found["adapter"]["alpha"]) == (3, 12)
     assert (found["adapter"]["type"], found["adapter"]["base"]) == ("LORA", "/etc")
     assert (found["tensors"], found["parameters"]) == (2, 3 * (8 + 6))
+    assert (found["needs"], found["refused"]) == ([], None)
+    assert found["measure"] == f"offaxis measure ANCHOR {tmp_path}"
+
+
+def test_what_an_adapter_needs_and_why_it_is_refused(tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "r": 3, "init_lora_weights": "pissa"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    torch.save({"base_model.model.0.lora_A.weight": torch.ones(3, 8)}, tmp_path / PICKLED)
+    found = inspect(tmp_path)
+    assert found["needs"] == ["--allow-pickle"]
+    assert "pissa" in found["refused"]
+    assert found["measure"] is None
+    assert inspect(tmp_path, pickle=True)["parameters"] == 24
 
 
 def test_quantised_weights(tmp_path: Path) -> None:

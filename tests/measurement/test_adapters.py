@@ -220,6 +220,26 @@ def test_an_adapter_alone_names_the_way_out(
     assert "--anchor" in said
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_base_that_is_no_checkpoint_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str]
+) -> None:
+    paths = [str(folder / name) for name in ("base", "merged/checkpoint-2")]
+    out = ["--out", str(tmp_path / "out"), "--base", str(tmp_path / "nowhere")]
+    assert cli(["measure", *paths, *out, *more]) == 3
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_changes_nothing_where_there_is_no_adapter(folder: Path, tmp_path: Path) -> None:
+    call = ["measure", *(str(folder / name) for name in ("base", "merged/checkpoint-2"))]
+    call += ["--out", str(tmp_path), "--workers", "1", "--diagnostics", "norm"]
+    assert cli(call) == 0
+    tables = [path.read_bytes() for path in sorted(tmp_path.rglob("*.parquet"))]
+    assert cli([*call, "--base", str(folder / "base")]) == 0
+    assert [path.read_bytes() for path in sorted(tmp_path.rglob("*.parquet"))] == tables
+
+
 def test_an_adapter_is_an_anchor_where_its_base_is_given(folder: Path, tmp_path: Path) -> None:
     """Steps 2 and 4 from step 1, with readings of the sum as well as of the factors."""
     paths = [folder / "lora" / f"checkpoint-{step}" for step in STEPS]

@@ -67,7 +67,8 @@ def test_a_dry_run_says_what_is_not_here_and_a_run_refuses(tmp_path, monkeypatch
     assert [stage["steps"] for stage in stages] == [5376, 300]
     assert stages[1]["absent"][0].endswith("dapo-math-17k.parquet")
     assert "GPU-hours" in said.err
-    assert "not here yet" in said.err
+    assert "not here yet: " in said.err
+    assert any("dolci-think-sft-7b" in path for stage in stages for path in stage["absent"])
     assert run(["train", recipe, "--out", str(tmp_path / "out")]) == 2
     assert "dolci-think-sft-7b" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
