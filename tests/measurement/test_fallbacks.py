@@ -8,6 +8,7 @@ from rich.console import Console
 
 from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.measurement import Options, measure
+from offaxis.table import ResultsFolder
 from tests.models import save_run
 
 
@@ -25,6 +26,9 @@ def test_a_small_update_is_trusted(tmp_path: Path) -> None:
     (median,) = re.findall(r"validity (\S+) \(median\)", said)
     assert float(median) < 0.05
     assert re.search(r"\b0 of \d+ spectral shifts taken exactly", said)
+    readings = ResultsFolder(tmp_path / "out").read("readings").to_pylist()
+    computed = {(row["method"], row["compute_precision"]) for row in readings}
+    assert computed == {("fast", "float32"), ("exact", "float64")}
 
 
 def test_a_large_one_is_not(tmp_path: Path) -> None:
