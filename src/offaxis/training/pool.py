@@ -149,7 +149,8 @@ class _Board:
         self.bars.advance(self.all)
         if not self.bars.console.is_terminal:  # bars need one; a log gets lines
             done = int(self.bars.tasks[0].completed)
-            self.bars.console.print(f"trained {name} ({done} of {len(self.jobs)})")
+            said = "kept" if self.jobs[name].stage.is_finished else "trained"
+            self.bars.console.print(f"{said} {name} ({done} of {len(self.jobs)})")
 
 
 class _Post:
