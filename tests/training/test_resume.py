@@ -22,6 +22,7 @@ from offaxis.recipe import recipe_from, recipe_text
 from offaxis.runs import RunFolder
 from offaxis.training import recorder, run_folder, train, trainer
 from offaxis.training import run as runs
+from offaxis.training.folders import is_finished
 from offaxis.training.resume import States
 from offaxis.training.schedule import planned_steps
 from offaxis.training.sources import Documents
@@ -89,11 +90,23 @@ def test_killed_at_any_moment_a_run_continues_bit_for_bit(undisturbed, place):
     moment = random.Random(recipe.arm)
     for after in sorted(moment.sample(range(STEPS), 3)):
         killed(recipe, place, after, moment)
-    left = state_step(recipe, place)  # 0 where the last process was done before it was killed
+    # The last process may have been done before it was killed.
+    is_done = is_finished(run_folder(recipe, place), recipe)
+    left = 0 if is_done else state_step(recipe, place)
     notes = []
     run = train(recipe, place, observe=lambda p: notes.append(p.note))
     assert content(run) == expected
     assert any(f"continues after step {left}" in note for note in notes) == (left > 0)
+
+
+def test_a_state_that_a_finished_run_has_left_is_removed(undisturbed, place):
+    recipe, out, expected = undisturbed
+    run = run_folder(recipe, place)
+    shutil.copytree(run_folder(recipe, out).root, run.root)
+    state = States.folder_of(run.root)
+    (state / "step-5").mkdir(parents=True)
+    assert content(train(recipe, place)) == expected
+    assert not state.exists()
 
 
 SUBSPACE = {"rank": 2, "basis": "random", "start": "anchor"}

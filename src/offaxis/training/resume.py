@@ -138,9 +138,10 @@ class States:
             notes.append(f"{path} is not continued from: {reason}")
         return None, notes
 
-    def remove(self) -> None:
-        """Remove every state: the run is finished, or begins anew."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @classmethod
+    def remove_from(cls, run: Path) -> None:
+        """Remove every state of a run that is finished."""
+        shutil.rmtree(cls.folder_of(run), ignore_errors=True)
 
     def _put(self, made: Path, step: int) -> None:
         """Mark a state whose files are all there, and let it take the place of the older ones."""

@@ -97,6 +97,8 @@ def _train(recipe: Recipe, folder: RunFolder, setting: _Setting) -> RunFolder:
     with alone(folder) if setting.ranks.is_first else nullcontext():
         setting.ranks.wait()  # whoever holds the lock speaks for all
         if is_finished(folder, recipe):
+            if setting.ranks.is_first:  # what a kill between manifest and removal has left
+                States.remove_from(folder.root)
             return folder
         for prerequisite in recipe.prerequisites:
             if trained_folder(prerequisite, setting.out) == model_folder(prerequisite, setting.out):
@@ -164,7 +166,7 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
     manifest["precision"] |= {"device": trainer.model.device.type}
     if ranks.is_first:
         folder.write_manifest(manifest | {"trainable_numbers": numbers} | outcome)
-        states.remove()
+        States.remove_from(folder.root)
     ranks.wait()
 
 
