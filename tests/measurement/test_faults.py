@@ -15,12 +15,11 @@ from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.files import exclusively, sweep
 from offaxis.measurement import Options, measure
 from offaxis.table import ResultsFolder
-from tests.conftest import IN_TRIALS
 from tests.measurement.conftest import content
 from tests.models import save_run
 
 NUM_UNITS = 6 * 3  # tensors of the tiny model, checkpoints of the run
-KILLS = 5 if IN_TRIALS else 3
+KILLS = 5
 
 
 def command(*arguments: object) -> list[str]:
