@@ -24,6 +24,7 @@ from offaxis.training.memory import layer_bytes_per_token
 from offaxis.training.models import new_model, task_tokenizer
 from offaxis.training.ranks import Ranks
 from offaxis.training.rollouts import complete
+from offaxis.training.sampling import KeyedSampling
 from offaxis.training.trainer import StreamTrainer
 
 PLAIN = {"precision": {"autocast": "none"}}
@@ -219,6 +220,16 @@ def test_keyed_samples_do_not_depend_on_what_is_sampled_beside_them(model):
     assert sample(slice(0, 2)) + sample(slice(2, 6)) == whole
     assert len(set(whole)) > 6
     assert sample(slice(0, 6)) == whole
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-53, 1.0])
+def test_no_uniform_draws_a_token_without_probability(monkeypatch, u):
+    nothing = -torch.inf
+    scores = torch.tensor([[nothing, 0.1, 2.0, nothing], [nothing, 0.3, nothing, nothing]])
+    sampling = KeyedSampling([("a",), ("b",)], 1, 1.0, torch.device("cpu"))
+    monkeypatch.setattr(sampling, "_uniforms", lambda _: torch.full((1, 1), u, dtype=torch.float64))
+    drawn = sampling(torch.zeros(2, 1, dtype=torch.long), scores).argmax(-1)
+    assert drawn.tolist() == [1 if u == 0 else 2, 1]
 
 
 def test_keyed_samples_have_the_models_probabilities(model):

@@ -1,4 +1,4 @@
-"""The claims of the paper, declared before any run: what is compared, and what would explain it.
+"""The claims of the paper, declared before the runs: what is compared, and what would explain it.
 
 A claim is a comparison (the published one) and its controls, in the order in which they are asked.
 A comparison is one or more contrasts, each a weighted sum of arms within one draw, with the region
