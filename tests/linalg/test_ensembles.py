@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from offaxis.linalg.ensembles import (
+    factor_walk,
     flip_signs_,
     permutation,
     permute_,
@@ -73,6 +74,25 @@ def test_random_factors_have_the_norm_and_no_preferred_direction() -> None:
     again = random_factors((20, 12), 3, 0.7, generator(399))
     assert torch.equal(again[0], left)
     assert torch.equal(again[1], right)
+
+
+def test_rows_of_a_walk_of_factors_keep_their_steps_and_no_direction() -> None:
+    left = [torch.rand(20, generator=generator(i), dtype=torch.float64) for i in range(3)]
+    right = [torch.rand(9, generator=generator(i), dtype=torch.float64) for i in range(3)]
+    right[1] = torch.zeros(9, dtype=torch.float64)
+    moments = []
+    for seed in range(200):
+        walk = zip(*factor_walk(left, right, 3, generator(seed)), strict=True)
+        for scales, held in zip((left, right), walk, strict=True):
+            steps = [held[0], *(after - before for before, after in pairwise(held))]
+            for scale, step in zip(scales, steps, strict=True):
+                torch.testing.assert_close(step.square().mean(1).sqrt(), scale)
+            moments.append(held[0].T @ held[0] / held[0].square().sum())
+    mean = torch.stack(moments).mean(0)
+    assert float((mean - torch.eye(3) / 3).abs().max()) < 0.02
+    signs = next(factor_walk(left, right, 1, generator()))[0][:, 0] / left[0]
+    torch.testing.assert_close(signs.abs(), torch.ones_like(signs))
+    assert not torch.equal(signs, signs.abs())
 
 
 def test_similarity_of_planted_subspaces() -> None:

@@ -88,6 +88,48 @@ def random_walk(
         yield position
 
 
+def factor_walk(
+    left_steps: Sequence[Float64[Tensor, " m"]],
+    right_steps: Sequence[Float64[Tensor, " n"]],
+    rank: int,
+    generator: Generator,
+) -> Iterator[tuple[Float64[Tensor, "m r"], Float64[Tensor, "n r"]]]:
+    r"""Yield the positions (L, R) of a walk of two thin factors, whose update is $LR^\top$.
+
+    Every row of every step keeps its length and points in a uniform direction of the r dimensions
+    that the factors share, independently of all others. Of any walk whose steps have rows without
+    a preferred direction (Gaussian entries, rows of any sizes) this is the law given those
+    lengths: such a walk and its draws can be exchanged. Of rank 1 it gives every entry of a step
+    its own sign.
+
+    Args:
+        left_steps: Root mean squares of the rows of L's steps, the first one from nothing.
+        right_steps: Those of R's; where R starts at random, as in LoRA, the first holds its start.
+        rank: The factors' columns, r.
+        generator: Source of the draws.
+
+    Yields:
+        Both factors after each step; all zero as long as no step has a size.
+
+    Source:
+        The update of Hu et al., "LoRA", arXiv:2106.09685; directions as in Langsrud 2005, "Rotation
+        tests", doi:10.1007/s11222-005-4789-5.
+    """
+    sides = [scales[0].new_zeros(len(scales[0]), rank) for scales in (left_steps, right_steps)]
+    for scales in zip(left_steps, right_steps, strict=True):
+        sides = [
+            side + rank**0.5 * scale[:, None] * _directions(len(scale), rank, generator)
+            for side, scale in zip(sides, scales, strict=True)
+        ]
+        yield sides[0], sides[1]
+
+
+def _directions(rows: int, rank: int, generator: Generator) -> Float64[Tensor, "m r"]:
+    found = torch.randn(rows, rank, generator=generator, dtype=torch.float64)
+    found /= found.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    return found
+
+
 def flip_signs_(D: Float[Tensor, "m n"], seed: int, *, kernel: Kernel = "compiled") -> None:
     """Give every entry its own random sign, in place: `sign_flip` without a copy.
 
