@@ -19,7 +19,7 @@ def test_the_schema_page_names_every_column_and_quantity() -> None:
         assert set(schema.names) <= named, name
     for item in collect("offaxis.diagnostics", Diagnostic).values():
         assert {item.name, *item.units, *item.ensembles, *item.primary} <= named
-    assert {similarity.NAME, *similarity.UNITS, similarity.PRIMARY} <= named
+    assert {similarity.NAME, *similarity.UNITS, *similarity.PRIMARY} <= named
 
 
 def test_the_readme_draws_the_tree_that_is_there() -> None:

@@ -136,6 +136,58 @@ def test_what_stands_beside_a_spectrum_has_the_rank_of_the_adapter(results: Resu
         assert merged["null_mean"] > 5 * rank
 
 
+def test_what_stands_beside_similarity_is_a_walk_of_the_factors(results: ResultsFolder) -> None:
+    nulls = rows(results, "nulls", run="lora", diagnostic="similarity")
+    assert {row["null"] for row in of("stored", nulls)} == {"factor_walk", "chance"}
+    assert {row["null"] for row in of("bf16", nulls)} == {"random_walk", "chance"}
+    wanted = {"run": "lora", "step": 2, "tensor": "model.layers.1.mlp.up_proj.weight"}
+    (own,) = of("stored", rows(results, quantity="right_increment", **wanted))
+    assert own["null"] == "factor_walk"
+    assert own["value"] > 0.8  # A hardly moves
+    assert abs(own["value"] - own["null_mean"]) < 0.1
+
+
+def test_the_steps_of_the_factors_are_kept_with_the_update(results: ResultsFolder) -> None:
+    for name, rank in ADAPTED.items():
+        scale = 0.4 if "up_proj" in name else 2.0
+        A, B = (torch.zeros(()) for _ in range(2))
+        for step in STEPS:
+            held = load_file(results.factors("lora", step, f"{name}.stored"))
+            (after_A, after_B), before_A, before_B = factors(step)[name], A, B
+            left, right = after_B - before_B, scale * (after_A - before_A).T
+            assert float(held["factor_rank"]) == rank
+            for side, moved in (("left", left), ("right", right)):
+                wanted = moved.double().square().mean(1).sqrt()
+                torch.testing.assert_close(held[f"{side}_step_rms"], wanted, rtol=1e-6, atol=1e-8)
+            A, B = after_A, after_B
+
+
+def test_adapters_that_no_walk_leads_to_have_none(folder: Path, tmp_path: Path) -> None:
+    """From another adapter, of another rank, beside a merged file."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    lora = [folder / "lora" / f"checkpoint-{step}" for step in STEPS]
+    A, B = factors(5)[name]
+    wider = torch.cat([A, A[:1]]), torch.cat([B, -B[:, :1]], 1)
+    settings: dict[str, Any] = {"r": 6, "lora_alpha": 6, "rank_pattern": {}, "alpha_pattern": {}}
+    save_adapter(tmp_path / "wider" / "checkpoint-5", {name: wider}, **settings)
+    cases = {
+        "from": (lora[0], lora[1:]),
+        "ranks": (folder / "base", [*lora, tmp_path / "wider" / "checkpoint-5"]),
+        "merged": (folder / "base", [lora[0], folder / "merged" / "checkpoint-2"]),
+    }
+    options = Options(
+        passes=passes(["stored"], ["similarity"]), access=Access(base=folder / "base")
+    )
+    for run, (anchor, paths) in cases.items():
+        trajectories = find_trajectories(paths, anchor=anchor, run=run)
+        found = measure(trajectories, tmp_path / "out" / run, options, workers=1)
+        own = rows(found, tensor=name, diagnostic="similarity")
+        assert {row["null"] for row in own} == {"none"}
+        assert any(row["value"] is not None for row in own)
+        beside = rows(found, "nulls", tensor=name, diagnostic="similarity")
+        assert {row["null"] for row in beside} == {"chance"}
+
+
 def test_what_is_not_adapted_is_said_and_not_measured(results: ResultsFolder) -> None:
     (run,) = (r for r in results.manifest()["runs"] if r["name"] == "lora")
     coverage = run.get("coverage") or results.manifest()["coverage"]

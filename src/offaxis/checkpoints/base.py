@@ -55,6 +55,12 @@ class LowRank(NamedTuple):
         left = torch.cat([self.left, before.left], 1)
         return LowRank(left, torch.cat([self.right, -before.right], 1))
 
+    def moved_from(self, before: "LowRank") -> "LowRank | None":
+        """The step of each factor by itself; None from factors of other shapes."""
+        if self.left.shape != before.left.shape or self.right.shape != before.right.shape:
+            return None
+        return LowRank(self.left - before.left, self.right - before.right)
+
 
 Holding = Literal["nothing", "tensor", "update"]
 """What a checkpoint of updates has of a tensor of its base: nothing, which leaves it as it is; a

@@ -26,8 +26,7 @@ UNITS = {
     "right_increment": "fraction",
     "left_increment": "fraction",
 }
-PRIMARY = "random_walk"
-
+PRIMARY = ("factor_walk", "random_walk")  # of adapters, of everything else
 
 _RESOLVED = 0.1  # beyond it the K-th direction is not told from the next one
 
@@ -52,6 +51,16 @@ class TopFactors(NamedTuple):
             return math.inf
         rounding = 100 * EPS * float(self.s[0]) ** 2 / squared
         return rounding + float(self.residuals[:K].norm()) / gap
+
+
+def top_factors(
+    left: Float64[Tensor, "m k"],
+    right: Float64[Tensor, "n k"],
+    s: Float64[Tensor, " t"],
+    residuals: Float64[Tensor, " k"],
+) -> TopFactors | None:
+    """Return the factors of an update; None for a zero one, which has no directions."""
+    return TopFactors(left, right, s, residuals) if s[0] > 0 else None
 
 
 class Stage(NamedTuple):

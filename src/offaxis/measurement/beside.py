@@ -19,6 +19,9 @@ _AS_MADE = {
         "increment_spectrum",
         "increment_residuals",
         "increment_norm",
+        "factor_rank",
+        "left_step_rms",
+        "right_step_rms",
     ),
 }
 """The tensors that are those of the diagnostic's last making."""

@@ -1,6 +1,6 @@
 """Updates that checkpoints hold as such: their thin factors, and what they leave as it was."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -34,6 +34,20 @@ class Place(NamedTuple):
         Returns:
             The factors; None where the update is no product of thin ones.
         """
+        return self._from(before, LowRank.since)
+
+    def moved_from(self, before: "Place") -> LowRank | None:
+        """The step of each factor by itself from another checkpoint's, or from nothing at the base.
+
+        Returns:
+            The steps; None where `since` has no factors, or the rank has changed.
+        """
+        return self._from(before, LowRank.moved_from)
+
+    def _from(
+        self, before: "Place", compare: Callable[[LowRank, LowRank], LowRank | None]
+    ) -> LowRank | None:
+        """Its factors compared with another checkpoint's; as they are, from its base."""
         if not isinstance(self.reader, HoldsUpdates) or self.reader.base is None:
             return None
         base, own = self.reader.base.resolve(), self._update(self.reader)
@@ -43,7 +57,7 @@ class Place(NamedTuple):
         if not isinstance(other, HoldsUpdates) or other.base is None:
             return None
         begun = before._update(other) if other.base.resolve() == base else None
-        return None if begun is None else own.since(begun)
+        return None if begun is None else compare(own, begun)
 
     def is_as(self, before: "Place") -> bool:
         """Whether both are the same part of one base, by what they say of it."""

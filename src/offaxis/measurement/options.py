@@ -56,7 +56,7 @@ class Options:
         tier: `exact`, or `fast` with its bounds.
         draws: Draws of each random ensemble.
         edge_draws: Further sign-flip draws, which set the noise edge.
-        walk_draws: Draws of the nested random walk.
+        walk_draws: Draws of the walk beside similarity over time.
         seed: Key of all draws.
         device: Where matrices are worked on, as torch names it.
         access: What may be opened beside safetensors.

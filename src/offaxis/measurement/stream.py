@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from offaxis.checkpoints.base import CheckpointReader
+from offaxis.checkpoints.base import CheckpointReader, HoldsUpdates
 from offaxis.checkpoints.pieces import Piece
 from offaxis.checkpoints.quantised import is_quantised
 from offaxis.diagnostics import similarity
@@ -64,7 +64,7 @@ def _make(job: Job, anchor: PreparedAnchor, read: Reader) -> None:
     readings, nulls = units.cells(found.evaluated, each.storage, _flags(job))
     tensors = dict(found.kept)
     if similarity.NAME in job.lacking:
-        tensors |= _increment(job, found.kept, read)
+        tensors |= _increment(job, found.kept, read) | _factor_steps(job, thin)
     path = unit_path(job.task, job.series, job.source, each.storage)
     if job.adds and (earlier := units.load(path)) is not None:
         readings = beside.rows(earlier.readings, readings)
@@ -124,6 +124,26 @@ def _increment(job: Job, kept: Mapping[str, Tensor], read: Reader) -> dict[str, 
         return _of_step(leading_of_step(thin, job.vectors))
     before = partial(_placed, job, job.task.open(job.before), piece)
     return _of_step(leading_factors(before, read, job.vectors, job.task.options.tier))
+
+
+def _factor_steps(job: Job, thin: Factors | None) -> dict[str, Tensor]:
+    """What a walk of an adapter's factors keeps of them: their rank, and how far their rows moved.
+
+    An update from another adapter keeps its rank alone: it does not begin at nothing.
+    """
+    if thin is None:
+        return {}
+    rank = thin[0].shape[1]
+    found = {"factor_rank": torch.tensor(rank, dtype=torch.float64)}
+    anchor = Place(job.task.open(job.task.anchor), job.task.view.piece)
+    before = anchor
+    if job.before is not job.task.anchor:
+        before = Place(job.task.open(job.before), job.series.pieces[job.before.step])
+    steps = None if isinstance(anchor.reader, HoldsUpdates) else job.place.moved_from(before)
+    if steps is None:
+        return found
+    left, right = (step.norm(dim=1) / max(rank, 1) ** 0.5 for step in steps)
+    return {**found, "left_step_rms": left, "right_step_rms": right}
 
 
 def _of_step(found: Mapping[str, Tensor]) -> dict[str, Tensor]:

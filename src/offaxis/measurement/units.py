@@ -10,6 +10,9 @@ subspace, the monitor, similarity over time), in float64:
     increment_left, increment_right, increment_spectrum, increment_residuals   the same of the step
                             since the checkpoint before, leading values only
     increment_norm          Frobenius norm of that step
+    factor_rank             columns of the delta's thin factors, where it is held as their product
+    left_step_rms, right_step_rms   root mean square of the rows of each factor's own step since the
+                            checkpoint before; at the first, of the factors
     row_rms, col_rms        root mean square of the delta's rows and columns
     row_ratios, col_ratios  share of each row and column that changed, where it was measured
     anchor_spectrum, current_spectrum, angles_left, angles_right, inside   the curves, where

@@ -76,6 +76,8 @@ NULL_WORDS = {
     "storage_rounding": "the rounding noise that an update of this size carries in the file's "
     "format",
     "random_walk": "a random walk whose steps between checkpoints have the same sizes",
+    "factor_walk": "a random walk of the adapter's factors, whose rows move as far between "
+    "checkpoints",
     "chance": "a random subspace or mask of the same size",
     "stratified": "the same changes, placed at random inside each binade of the weights",
     "independence": "no relation between change and mask inside any binade",
