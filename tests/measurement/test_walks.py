@@ -24,6 +24,7 @@ ASKED = [
 """What the checkpoints of a series share with the end, early and late, and with their step."""
 
 Factors = tuple[torch.Tensor, torch.Tensor]
+Read = dict[tuple[str, int], float]
 Step = Callable[[int, int, torch.Generator], torch.Tensor]
 
 
@@ -56,6 +57,20 @@ def series(seed: int, rank: int, step: Step, drift: float) -> list[Factors]:
     return found
 
 
+def trained_on_noise(seed: int, rank: int) -> list[Factors]:
+    """L and R of a LoRA that gradients of independent Gaussian entries move, by plain SGD."""
+    g = torch.Generator().manual_seed(seed)
+    L = torch.zeros(ROWS, rank, dtype=torch.float64)
+    R = (2 * torch.rand(COLS, rank, generator=g, dtype=torch.float64) - 1) / COLS**0.5
+    found = []
+    for _ in range(STEPS):
+        for _ in range(15):
+            G = torch.randn(ROWS, COLS, generator=g, dtype=torch.float64)
+            L, R = L - 1e-3 * G @ R, R - 1e-3 * G.T @ L
+        found.append((L, R))
+    return found
+
+
 def differences(held: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [held[0], *(b - a for a, b in pairwise(held))]
 
@@ -77,7 +92,7 @@ def by_lapack(D: torch.Tensor, K: int) -> TopFactors:
     return TopFactors(U[:, :K], Vh[:K].T, s, torch.zeros(K, dtype=torch.float64))
 
 
-def read(stages: Sequence[Stage], K: int) -> dict[tuple[str, int], float]:
+def read(stages: Sequence[Stage], K: int) -> Read:
     found = {
         (quantity, index): reading.value
         for index, stage in enumerate(stages)
@@ -88,18 +103,23 @@ def read(stages: Sequence[Stage], K: int) -> dict[tuple[str, int], float]:
     return {key: found[key] for key in ASKED}
 
 
+def reading(held: Sequence[Factors], K: int) -> Read:
+    updates = [L @ R.T for L, R in held]
+    both = zip(updates, differences(updates), strict=True)
+    return read([Stage(by_lapack(D, K), by_lapack(E, K)) for D, E in both], K)
+
+
+def drawings(walk: Walk, K: int, key: str) -> list[Read]:
+    stages = chain(walk.stages(key, DRAWS, K), [walk.ends(key, DRAWS, K)])
+    return [read(each, K) for each in zip(*stages, strict=True)]
+
+
 def places(walk: Callable[[Sequence[Factors]], Walk], K: int, *how: Any) -> dict[Any, torch.Tensor]:
     """By what is asked, how many of each series' draws lie below it, of 0 to DRAWS."""
     found: dict[tuple[str, int], list[int]] = {key: [] for key in ASKED}
     for seed in range(SEEDS):
         held = series(seed, *how)
-        updates = [L @ R.T for L, R in held]
-        both = zip(updates, differences(updates), strict=True)
-        own = read([Stage(by_lapack(D, K), by_lapack(E, K)) for D, E in both], K)
-        chance = walk(held)
-        ends = chance.ends(f"{seed}", DRAWS, K)
-        draws = zip(*chain(chance.stages(f"{seed}", DRAWS, K), [ends]), strict=True)
-        drawn = [read(stages, K) for stages in draws]
+        own, drawn = reading(held, K), drawings(walk(held), K, f"{seed}")
         for key in ASKED:
             found[key].append(sum(each[key] < own[key] for each in drawn))
     return {key: torch.tensor(values) for key, values in found.items()}
@@ -134,6 +154,27 @@ def test_a_locked_direction_lies_above_the_walk_of_factors() -> None:
     for key, found in places(factor_walk_of, 1, 4, locked, 0.0).items():
         assert float((found == DRAWS).double().mean()) > 0.75, key
         assert int(found.min()) > DRAWS / 2, key
+
+
+@pytest.mark.parametrize(("K", "within"), [(8, 0.02), (4, 0.25)])
+def test_an_adapter_trained_on_noise_is_nearer_to_the_walk_of_factors(
+    K: int, within: float
+) -> None:
+    """Gradients of one factor pass through the other, which independent steps do not know."""
+    runs = [trained_on_noise(seed, 8) for seed in range(8)]
+    own = [reading(held, K) for held in runs]
+    near, far = (
+        [each for held in runs for each in drawings(walk(held), K, "noise")]
+        for walk in (factor_walk_of, random_walk_of)
+    )
+    for key in ASKED:
+        mean, by_factors, by_matrix = (
+            sum(each[key] for each in found) / len(found) for found in (own, near, far)
+        )
+        assert abs(mean - by_factors) < within, key
+        if key[0].startswith("right"):
+            assert mean - by_factors > -0.02, key
+            assert mean - by_matrix > max(0.25, 2 * (mean - by_factors)), key
 
 
 def test_a_row_space_that_does_not_move_is_no_finding() -> None:
