@@ -32,6 +32,7 @@ from offaxis.catalog import find
 from offaxis.objectives.base import Objective
 from offaxis.recipe import Recipe, recipe_from
 from offaxis.tasks.base import Document, GeneratedTask
+from offaxis.training.linears import use_full_width
 from offaxis.training.models import task_tokenizer
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.resume import Origin, States
@@ -178,14 +179,17 @@ def ours(kind: str, shape: Shape, steps: int, device: str) -> float:
         else Rollouts(made, tokenizer, given)
     )
     clock = Clock(device)
+    student, teacher = (model(shape, tokenizer, seed, device) for seed in (0, 1))
+    for each in (student, teacher):  # as our own opening of a model does
+        use_full_width(each)
     with tempfile.TemporaryDirectory() as scratch, quiet_and_reproducible(1):
         StreamTrainer(
-            model(shape, tokenizer, 0, device),
+            student,
             given,
             source=source,
             objective=find("offaxis.objectives", Objective, kind),
             states=States(Path(scratch), Origin("", {})),
-            teacher=model(shape, tokenizer, 1, device) if kind == "opd" else None,
+            teacher=teacher if kind == "opd" else None,
             callbacks=[clock],
         ).train()
     return clock.seconds

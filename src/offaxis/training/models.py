@@ -23,6 +23,7 @@ from offaxis.errors import CheckpointError, RecipeError
 from offaxis.files import disk_errors, settle, write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
 from offaxis.tasks.base import GeneratedTask
+from offaxis.training.linears import use_full_width
 from offaxis.training.rollouts import ends_of
 
 
@@ -63,6 +64,7 @@ def new_model(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
+    use_full_width(model)
     return model
 
 
@@ -95,6 +97,7 @@ def open_model(
             found=f"others in {broken[0]}",
             do="restore the folder, or start from another",
         )
+    use_full_width(model)
     return model, tokenizer
 
 
