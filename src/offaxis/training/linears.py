@@ -37,7 +37,9 @@ def is_narrowed() -> bool:
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not _CPU_INFO.is_file():
         return False
-    return torch.backends.mkldnn.is_available() and _VENDOR in _CPU_INFO.read_text("ascii", "replace")
+    return torch.backends.mkldnn.is_available() and _VENDOR in _CPU_INFO.read_text(
+        "ascii", "replace"
+    )
 
 
 class FullWidthLinear(nn.Linear):
