@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from offaxis.linalg.elementwise import load
 from offaxis.linalg.products import product
+from offaxis.linalg.tridiagonal import all_vectors_
 
 _HEIGHT = 1024  # rows of A that stay in cache between the two products
 _PASSES = 4
@@ -144,7 +145,7 @@ def ritz(space: Space, *, whole: bool = False) -> Ritz:
     if whole and space.images is not None and space.images.dtype == torch.float64:
         _, s, Qh = torch.linalg.svd(torch.linalg.qr(space.images.T).R)
         return Ritz(s, Qh.T)
-    squares, Q = torch.linalg.eigh(space.projected)
+    squares, Q = all_vectors_(space.projected.clone())
     return Ritz(squares.flip(0).clamp(min=0).sqrt(), Q.flip(1))
 
 

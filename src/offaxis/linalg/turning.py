@@ -161,7 +161,7 @@ def _side(
     squares = torch.linalg.eigvalsh((sines + sines.T) / 2).clamp(0, 1)
     # orthonormal columns, of which the first k span the new top k
     Q = torch.linalg.solve_triangular(L, Y.T, upper=False).T
-    inside = Q[:k] @ Q[:k].T
+    inside = product(Q[:k], Q[:k].T)
     missing = torch.eye(k, dtype=Q.dtype, device=Q.device) - inside
     contained = torch.linalg.eigvalsh((missing + missing.T) / 2).clamp(0, 1)
     shares = Q[:, :k].square().sum(1)
