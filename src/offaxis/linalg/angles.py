@@ -9,6 +9,7 @@ from torch import Tensor
 from offaxis.errors import NumericsError
 from offaxis.linalg.gram import blocks, scale_exponent
 from offaxis.linalg.products import in_units, product, unit_of
+from offaxis.linalg.tridiagonal import eigenvalues
 
 ORTHONORMALITY = 1e-10
 RESIDUAL = 4 * torch.finfo(torch.float64).eps ** 0.5
@@ -121,7 +122,7 @@ def turned(
 
 def _from_residual(E: Float64[Tensor, "n k"], C: Float64[Tensor, "a b"]) -> Float64[Tensor, " k"]:
     """Angles from what one basis leaves of the other; large ones from their inner products."""
-    sines = torch.linalg.eigvalsh(product(E.T, E)).clamp(0, 1).sqrt()
+    sines = eigenvalues(product(E.T, E)).flip(0).clamp(0, 1).sqrt()
     angles: Tensor = sines.arcsin()
     if float(sines[-1].square()) < _HALF:
         return angles

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from offaxis.linalg.products import in_units, largest, product, unit_of
+from offaxis.linalg.tridiagonal import all_vectors_
 
 _EPS = torch.finfo(torch.float64).eps
 _WELL_RESOLVED = 1e-4  # of s_1; below it the Gram's vectors are no longer orthonormal to 1e-8
@@ -97,11 +98,9 @@ def singular_basis(W: Float[Tensor, "m n"], *, k_top: int = 0) -> Basis:
 
 def _descending_(G: Float64[Tensor, "p p"]) -> tuple[Tensor, Tensor]:
     """Eigenvalues and vectors of a symmetric matrix, in its own memory on the CPU."""
+    values, Q = all_vectors_(G)
     if G.device.type != "cpu":
-        values, Q = torch.linalg.eigh(G)
         return values.flip(0), Q.flip(1)
-    values = G.new_empty(G.shape[0])
-    torch.linalg.eigh(G.mT, out=(values, G.mT))
     half = G.shape[0] // 2
     for start in range(0, half, _SWAPPED):
         stop = min(start + _SWAPPED, half)

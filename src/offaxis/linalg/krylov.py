@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from offaxis.linalg.elementwise import load
 from offaxis.linalg.products import product
+from offaxis.linalg.tridiagonal import all_vectors_
 
 _HEIGHT = 1024  # rows of A that stay in cache between the two products
 _PASSES = 4
@@ -62,12 +63,13 @@ def of_matrix(A: Float[Tensor, "m n"]) -> Operator:
             return Y.T, product(A.T, Y).T
         if X.shape[0] == 1:
             return _image_and_back(A, X)
-        Y, Z = X.new_empty(X.shape[0], A.shape[0]), torch.zeros_like(X)
-        for rows, place in zip(A.split(_HEIGHT), Y.split(_HEIGHT, 1), strict=True):
-            image = product(X, rows.T)
-            place.copy_(image)
-            Z += product(image, rows)
-        return Y, Z
+        # OpenBLAS is quicker where the matrix comes first and few columns follow
+        columns = X.T.contiguous()
+        Y, Z = X.new_empty(A.shape[0], X.shape[0]), torch.zeros_like(columns)
+        for rows, place in zip(A.split(_HEIGHT), Y.split(_HEIGHT), strict=True):
+            place.copy_(product(rows, columns))
+            Z += product(rows.T, place)
+        return Y.T, Z.T
 
     return images
 
@@ -143,7 +145,7 @@ def ritz(space: Space, *, whole: bool = False) -> Ritz:
     if whole and space.images is not None and space.images.dtype == torch.float64:
         _, s, Qh = torch.linalg.svd(torch.linalg.qr(space.images.T).R)
         return Ritz(s, Qh.T)
-    squares, Q = torch.linalg.eigh(space.projected)
+    squares, Q = all_vectors_(space.projected.clone())
     return Ritz(squares.flip(0).clamp(min=0).sqrt(), Q.flip(1))
 
 

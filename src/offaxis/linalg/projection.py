@@ -19,6 +19,7 @@ _SAMPLE = 128
 _SMALL = 512  # up to it, coarse products save nothing
 _SINGLE = torch.finfo(torch.float32).eps
 _ROWS = 256
+_LINES = 128
 
 
 class Projection(NamedTuple):
@@ -103,9 +104,7 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         rest = None
         rows = product(product(short[:, sample].T, A), long)
         columns = product(short.T, M[:, drawn])
-        U = short[:, t:]
-        pairs = ((U, M), (U[:, :-1], M[:, 1:]), (U[:, 1:], M[:, :-1]))
-        diagonals = [(left * right).sum(0) for left, right in pairs]
+        diagonals = _diagonals(short[:, t:], M)
     return Projection(
         D=A,
         short=short,
@@ -130,6 +129,16 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         outside=product(short.T, product(A, basis.outer)).double().square().sum(1)
         / max(1, basis.outer.shape[1]),
     )
+
+
+def _diagonals(U: Float32[Tensor, "p u"], M: Float32[Tensor, "p u"]) -> list[Tensor]:
+    """The diagonal of U'M, the one above and the one below, from rows that stay in cache."""
+    sums = [M.new_zeros(max(0, M.shape[1] - beside)) for beside in (0, 1, 1)]
+    for a, b in zip(U.split(_LINES), M.split(_LINES), strict=True):
+        pairs = ((a, b), (a[:, :-1], b[:, 1:]), (a[:, 1:], b[:, :-1]))
+        for total, (left, right) in zip(sums, pairs, strict=True):
+            total.add_((left * right).sum(0))
+    return sums
 
 
 def energy_inside(projection: Projection) -> Float64[Tensor, " p"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from offaxis.linalg.coarse import COARSE, coarse_product
 from offaxis.linalg.products import product
 from offaxis.linalg.projection import Projection
+from offaxis.linalg.tridiagonal import all_vectors_
 
 NEGLIGIBLE = 0.01
 """Size of an update, in units of the anchor's k-th value, whose square needs no precision."""
@@ -144,13 +145,12 @@ class _Problem(NamedTuple):
     def ritz(self, C: Tensor, Z: Tensor, EZ: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The best top subspace inside span[C; Z] and the complement of C among the leading t."""
         t, r = C.shape
-        N = torch.eye(t, dtype=C.dtype, device=C.device)
         whole = torch.linalg.qr(C, mode="complete").Q
         B = torch.cat([C, whole[:, r:]], 1)
-        H = B.T @ self.H @ B
-        N = B.T @ B
+        H = product(product(B.T, self.H), B)
+        N = product(B.T, B)
         if Z.shape[0]:
-            across = B.T @ product(self.coupling.T, Z).double()
+            across = product(B.T, product(self.coupling.T, Z).double())
             H[:, :r] += across
             H[:r] += across.T
             weighted = self.lam[t:, None].float() * Z + EZ
@@ -160,12 +160,12 @@ class _Problem(NamedTuple):
         L = torch.linalg.cholesky(N)
         H = torch.linalg.solve_triangular(L, H, upper=False)
         H = torch.linalg.solve_triangular(L, H.T, upper=False)
-        theta, Q = torch.linalg.eigh((H + H.T) / 2)
+        theta, Q = all_vectors_(((H + H.T) / 2).contiguous())
         Q = torch.linalg.solve_triangular(L.T, Q.flip(1)[:, :r], upper=True)
         turn = Q[:r].float()
         if not Z.shape[0]:
-            return B @ Q, Z, EZ, theta.flip(0)[:r]
-        return B @ Q, product(Z, turn), product(EZ, turn), theta.flip(0)[:r]
+            return product(B, Q), Z, EZ, theta.flip(0)[:r]
+        return product(B, Q), product(Z, turn), product(EZ, turn), theta.flip(0)[:r]
 
     def correction(
         self, C: Tensor, Z: Tensor, theta: Tensor, columns: Tensor
@@ -193,7 +193,7 @@ class _Problem(NamedTuple):
         """What a step would turn the top k towards the next Ritz vectors, Frobenius norm."""
         k = self.projection.k
         inside = columns < k
-        moved = C[:, k:].T @ product(self.coupling.T, step[:, inside]).double()
+        moved = product(C[:, k:].T, product(self.coupling.T, step[:, inside]).double())
         moved += missing[k:, inside].double()
         gaps = (theta[columns[inside]] - theta[k:, None]).clamp(min=1e-300)
         return float((moved / gaps).norm())

@@ -13,7 +13,7 @@ from offaxis.linalg.kernels import compiled
 _FAST = {"reassoc", "contract", "nsz", "nnan"}
 _LEVELS = np.float32(127)
 _FINER = np.float32(128)
-_FOLD = 1024  # entries summed in float32 before float64 takes over
+_LANES = 64  # sums and maxima of a row kept side by side: one alone waits for each entry
 
 Entries = NDArray[np.float32]
 
@@ -21,12 +21,15 @@ Entries = NDArray[np.float32]
 @compiled(_FAST)
 def largest_by_row(A: Entries, step: int, cols: int, out: Entries) -> None:
     """Write the largest magnitude of every row."""
+    lanes = np.empty(_LANES, np.float32)
     for i in range(out.shape[0]):
         row = A[i * step : i * step + cols]
-        largest = np.float32(0)
-        for j in range(cols):
-            largest = max(largest, abs(row[j]))
-        out[i] = largest
+        lanes[:] = 0
+        for start in range(0, cols, _LANES):
+            part = row[start : start + _LANES]
+            for j in range(part.shape[0]):
+                lanes[j] = max(lanes[j], abs(part[j]))
+        out[i] = lanes.max()
 
 
 @compiled(_FAST)
@@ -55,22 +58,26 @@ def first_slice(  # noqa: PLR0917
     its unit, the inner product of what is rounded and what came out, and the squares of both.
     """
     cols, by_row = out.shape[1], scale.shape == (out.shape[0], 1)
+    lanes = np.empty((3, _LANES), np.float32)
+    a, b, c = lanes[0], lanes[1], lanes[2]
     for i in range(out.shape[0]):
         row, to = A[i * step : i * step + cols], out[i]
         if by_row:
             s = scale[i, 0]
-            for start in range(0, cols, _FOLD):
-                a = b = c = np.float32(0)
-                for j in range(start, min(start + _FOLD, cols)):
-                    x = row[j] * s
+            lanes[:] = 0
+            for start in range(0, cols, _LANES):
+                part, into = row[start : start + _LANES], to[start : start + _LANES]
+                for j in range(part.shape[0]):
+                    x = part[j] * s
                     r = min(max(np.rint(x), -_LEVELS), _LEVELS)
-                    to[j] = np.int8(r)
-                    a += x * r
-                    b += r * r
-                    c += x * x
-                inner[i] += a
-                square[i] += b
-                energy[i] += c
+                    into[j] = np.int8(r)
+                    a[j] += x * r
+                    b[j] += r * r
+                    c[j] += x * x
+            for j in range(_LANES):
+                inner[i] += a[j]
+                square[i] += b[j]
+                energy[i] += c[j]
         else:
             for j in range(cols):
                 x = row[j] * scale[0, j]

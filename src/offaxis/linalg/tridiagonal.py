@@ -86,10 +86,10 @@ class Tridiagonal(Eigensystem):
 
 
 class Dense(Eigensystem):
-    """All vectors at once by `torch.linalg.eigh`: for devices other than the CPU."""
+    """All vectors at once: for devices other than the CPU."""
 
     def __init__(self, G: Float64[Tensor, "p p"]) -> None:
-        values, Q = torch.linalg.eigh(_finite(G), UPLO="U")
+        values, Q = all_vectors_(_finite(G))
         self.values, self._Q = values.flip(0), Q
 
     def top(self, k: int) -> Float64[Tensor, "p k"]:
@@ -106,6 +106,24 @@ class Dense(Eigensystem):
 def eigensystem(G: Float64[Tensor, "p p"]) -> Eigensystem:
     """Return the eigensystem of a symmetric matrix given by its upper triangle; overwrites G."""
     return Tridiagonal(G) if G.device.type == "cpu" else Dense(G)
+
+
+def all_vectors_(G: Float64[Tensor, "p p"]) -> tuple[Float64[Tensor, " p"], Float64[Tensor, "p p"]]:
+    """Return the eigenvalues, ascending, and all eigenvectors, as columns.
+
+    Reads the upper triangle of a contiguous G; on the CPU the vectors lie in its memory. OpenBLAS
+    is up to twice as fast at it as the MKL inside torch, which does not use AVX-512 on every CPU
+    that has it.
+
+    Source:
+        LAPACK `dsyevd`, divide and conquer.
+    """
+    if G.device.type != "cpu":
+        values, Q = torch.linalg.eigh(G, UPLO="U")
+        return values, Q
+    found, vectors, info = scipy_lapack.dsyevd(G.numpy().T, lower=1, overwrite_a=1)
+    _converged(info, G.shape[0])
+    return torch.from_numpy(found), torch.from_numpy(vectors)
 
 
 def eigenvalues(G: Float64[Tensor, "p p"]) -> Float64[Tensor, " p"]:

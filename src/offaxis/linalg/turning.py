@@ -10,6 +10,7 @@ from torch import Tensor
 from offaxis.linalg.products import product
 from offaxis.linalg.projection import Projection
 from offaxis.linalg.refinement import NEGLIGIBLE, Refinement, refine
+from offaxis.linalg.tridiagonal import eigenvalues
 
 RESOLUTION = 1e-5
 """Error of the mean angle, in radians, that is always good enough."""
@@ -158,12 +159,12 @@ def _side(
     L = torch.linalg.cholesky(total)
     half = torch.linalg.solve_triangular(L[:k, :k], rest[:k, :k], upper=False)
     sines = torch.linalg.solve_triangular(L[:k, :k], half.T, upper=False)
-    squares = torch.linalg.eigvalsh((sines + sines.T) / 2).clamp(0, 1)
+    squares = eigenvalues(((sines + sines.T) / 2).contiguous()).flip(0).clamp(0, 1)
     # orthonormal columns, of which the first k span the new top k
     Q = torch.linalg.solve_triangular(L, Y.T, upper=False).T
-    inside = Q[:k] @ Q[:k].T
+    inside = product(Q[:k], Q[:k].T)
     missing = torch.eye(k, dtype=Q.dtype, device=Q.device) - inside
-    contained = torch.linalg.eigvalsh((missing + missing.T) / 2).clamp(0, 1)
+    contained = eigenvalues(((missing + missing.T) / 2).contiguous()).flip(0).clamp(0, 1)
     shares = Q[:, :k].square().sum(1)
     kept, level = 1 - shares[:k], lam[k - 1]
     lost = (lam[:k] - level) @ kept.clamp(min=0) + (level - lam[k:]) @ shares[k:]
