@@ -80,3 +80,12 @@ def test_mistakes_are_explained_where_they_are(tmp_path, override, where, do):
         load_recipe(written(tmp_path, EARLY), [override])
     assert where in caught.value.where
     assert do in caught.value.do
+
+
+def test_parts_that_exclude_each_other_are_told_in_a_line(tmp_path):
+    mask = 'mask={kind="random",density=0.1}'
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, EARLY), [mask])
+    assert caught.value.expected == "give [subspace] or [mask], not both"
+    assert caught.value.found.startswith("a table of ")
+    assert "{" not in caught.value.found

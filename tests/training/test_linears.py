@@ -45,11 +45,11 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(4, 24, 96), (96, 96), (1, 200, 96)])
+@pytest.mark.parametrize("shape", [(4, 24, 96), (96, 96), (1, 200, 96), (6600,)])
 def test_values_and_gradients_are_those_of_float64(
     bias: bool, shape: tuple[int, ...], products: list[tuple[int, ...]]
 ) -> None:
-    plain, wide = layers(bias)
+    plain, wide = layers(bias, inputs=shape[-1])
     x, weights = torch.randn(shape), torch.randn(*shape[:-1], 320)
     found = taught(wide, x, weights)
     true = taught(plain.double(), x.double(), weights.double())

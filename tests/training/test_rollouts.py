@@ -7,7 +7,13 @@ import torch
 from safetensors.torch import load_file
 from tests.training.server import serving
 
-from offaxis.errors import CheckpointError, NumericsError, RecipeError, ServerError
+from offaxis.errors import (
+    CheckpointError,
+    NumericsError,
+    OffaxisError,
+    RecipeError,
+    ServerError,
+)
 from offaxis.recipe import Precision
 from offaxis.tasks.chain import chain13
 from offaxis.training import train
@@ -350,6 +356,25 @@ def test_a_server_of_other_weights_is_found_out_at_once(arm, base, tokenizer, mo
         how = {"engine": "vllm", "url": url, "source": "anchor", "model": "tiny"}
         source = Rollouts(chain13, tokenizer, arm("grpo", rollouts=how))
         with pytest.raises(ServerError, match="weights that rollouts are to come from"):
+            source.draw(model, 1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"), [([50_000], "token 50000"), ([], "before their first token")]
+)
+def test_an_engine_that_samples_foreign_tokens_or_none_ends_the_run(
+    ids, told, arm, tokenizer, model
+):
+    def change(_, path, answer):
+        for choice in answer["choices"]:
+            choice |= {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0 for _ in ids]}}
+        return 200, answer
+
+    with serving(copy.deepcopy(model), tokenizer) as (url, served):
+        served.change = change
+        how = {"engine": "vllm", "url": url, "source": "anchor", "model": "tiny"}
+        source = Rollouts(chain13, tokenizer, arm("grpo", rollouts=how))
+        with pytest.raises(OffaxisError, match=told):
             source.draw(model, 1)
 
 

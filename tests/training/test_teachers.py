@@ -121,6 +121,9 @@ WRONG = {
             entry.update(logprob=float("nan"))
             for entry in choices[0]["prompt_logprobs"][2].values()
         ],
+        "minus infinity": lambda choices: [
+            entry.update(logprob=-9999.0) for entry in choices[0]["prompt_logprobs"][2].values()
+        ],
     },
     "sglang": {
         "a token too few": lambda rows: rows[0]["meta_info"]["input_token_logprobs"].pop(),

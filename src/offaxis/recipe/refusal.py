@@ -32,9 +32,11 @@ def explained(
             suggestion(location[-1], known),
         )
     found = "nothing" if first["type"] == "missing" else f"{first['input']!r}{more}"
-    return refusal(
-        where, key, first["msg"], found, f"correct {key}" if key else "correct the recipe"
-    )
+    if not location and isinstance(first["input"], dict):
+        found = f"a table of {', '.join(first['input'])}{more}"  # its content would fill a screen
+    # pydantic puts this before the messages of our own validators.
+    expected = first["msg"].removeprefix("Value error, ")
+    return refusal(where, key, expected, found, f"correct {key}" if key else "correct the recipe")
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:

@@ -75,9 +75,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, W = ctx.saved_tensors
         to_x, to_W, to_bias = ctx.needs_input_grad
-        flat = gradient.flatten(0, -2)
+        outputs, inputs = (t.reshape(-1, t.shape[-1]) for t in (gradient, x))
         return (
             _product(gradient, W.T) if to_x else None,
-            _product(flat.T, x.flatten(0, -2).T) if to_W else None,
-            flat.sum(0) if to_bias else None,
+            _product(outputs.T, inputs.T) if to_W else None,
+            outputs.sum(0) if to_bias else None,
         )

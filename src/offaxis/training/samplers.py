@@ -105,12 +105,26 @@ class Served:
         ends = ends_of(model, self.tokenizer)
         sampling = Sampling(how.per_prompt, how.max_tokens, ends, key_of(*keys[0]))
         samples = self.server.sample(encoded, sampling)
+        self._check_ids(model, samples)
         asked = [ids for ids in encoded for _ in range(how.per_prompt)]
         completions = self._completions(asked, samples, ends)
-        if not self._is_checked:
+        # Where nothing was sampled there is nothing to compare; that alone ends the run.
+        if not self._is_checked and completions.rows.batch.mask_BT.any():
             self._check_weights(model, completions.rows)
             self._is_checked = True
         return completions
+
+    def _check_ids(self, model: PreTrainedModel, samples: Sequence[Sample]) -> None:
+        """Refuse tokens that the model does not have."""
+        known = model.config.get_text_config().vocab_size
+        foreign = [i for sample in samples for i in sample.ids if not 0 <= i < known]
+        if foreign:
+            raise ServerError(
+                self.server.url,
+                expected=f"tokens below {known}, as the student has them",
+                found=f"token {foreign[0]}",
+                do="serve a model with the student's vocabulary",
+            )
 
     def _check_weights(self, model: PreTrainedModel, rows: Rows) -> None:
         """Refuse a server whose log-probabilities are not those of the model."""

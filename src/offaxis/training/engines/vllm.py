@@ -6,12 +6,15 @@ probabilities are `raw_logprobs` by default, those before temperature and cuts).
 was never run here.
 
 `prompt_logprobs = 0` asks for the token of the prompt alone: one entry a position, none at the
-first. The server writes minus infinity as -9999.
+first. The server writes minus infinity as -9999, which is read back as that.
 """
 
+import math
 from collections.abc import Sequence
 
 from offaxis.training.engines.formats import Json, Request, Sample, Sampling
+
+_MINUS_INFINITY = -9999.0
 
 
 class Vllm:
@@ -45,7 +48,7 @@ class Vllm:
         choices = _in_order(answer)
         return [
             [
-                float(entry[str(token)]["logprob"])
+                _logprob(entry[str(token)]["logprob"])
                 for token, entry in zip(row[1:], rest, strict=True)
             ]
             for row, (_, *rest) in zip(ids, (c["prompt_logprobs"] for c in choices), strict=True)
@@ -72,11 +75,19 @@ class Vllm:
 
     def read_samples(self, answer: Json) -> list[Sample]:
         """As `Format.read_samples`."""
-        return [Sample(c["token_ids"], c["logprobs"]["token_logprobs"]) for c in _in_order(answer)]
+        return [
+            Sample(c["token_ids"], list(map(_logprob, c["logprobs"]["token_logprobs"])))
+            for c in _in_order(answer)
+        ]
 
     def load(self, folder: str) -> Request | None:
         """None: vLLM documents no request that loads a folder."""
         return None
+
+
+def _logprob(written: Json) -> float:
+    value = float(written)
+    return value if value > _MINUS_INFINITY else -math.inf
 
 
 def _in_order(answer: Json) -> list[Json]:
