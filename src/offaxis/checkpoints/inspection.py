@@ -221,10 +221,11 @@ def _count(found: Contents, infos: Collection[TensorInfo], size: int) -> None:
 
 def _read_config(found: Contents, folder: Path) -> None:
     """What `config.json` says, which verl keeps in a folder beside its files."""
-    place = next((p for p in (folder, folder / "huggingface") if (p / CONFIG).is_file()), None)
+    places = (CONFIG, f"huggingface/{CONFIG}")
+    place = next((name for name in places if (folder / name).is_file()), None)
     if place is None:
         return
-    config = read_object(place, CONFIG)
+    config = read_object(folder, place)
     named = config.get("architectures")
     if isinstance(named, list) and named:
         found.model = str(named[0])
