@@ -273,9 +273,20 @@ def test_a_linked_config_or_manifest_is_not_followed(tmp_path):
     secret.write_text('{"format": "offaxis-run", "version": 1, "model_type": "qwen3"}')
     folder = tmp_path / "run"
     folder.mkdir()
+    verl = tmp_path / "actor"
+    outside = tmp_path / "outside"
+    for made in (verl, outside):
+        made.mkdir()
+    (outside / "config.json").write_text(secret.read_text())
+    (verl / "huggingface").symlink_to(outside)
     (folder / "config.json").symlink_to(secret)
     (folder / "manifest.json").symlink_to(secret)
     (folder / "log.jsonl").symlink_to(secret)
-    for read in (lambda: model_at(folder), RunFolder(folder).manifest, RunFolder(folder).log):
+    for read in (
+        lambda: model_at(folder),
+        lambda: model_at(verl),
+        RunFolder(folder).manifest,
+        RunFolder(folder).log,
+    ):
         with pytest.raises(CheckpointError, match="a link to"):
             read()

@@ -232,8 +232,9 @@ def test_zip_bombs(tmp_path: Path) -> None:
     good = pickled({"w": 1})
     packed = archive(tmp_path / BIN, good, method=zipfile.ZIP_DEFLATED, a=bytes(1 << 26))
     assert packed.stat().st_size < 1 << 17
-    with pytest.raises(CheckpointError, match="unpacks to"):
+    with pytest.raises(CheckpointError, match="unpacks to") as refused:
         load_pickle(packed, ALLOWED)
+    assert "do not trust" in refused.value.do
     many = archive(tmp_path / BIN, good, **{str(i): b"x" for i in range(20)})
     content = bytearray(many.read_bytes())
     directory = content.index(b"PK\x01\x02")
@@ -243,6 +244,16 @@ def test_zip_bombs(tmp_path: Path) -> None:
     many.write_bytes(content)
     with pytest.raises(CheckpointError, match="records of"):
         load_pickle(many, ALLOWED)
+
+
+def test_an_encrypted_archive(tmp_path: Path) -> None:
+    file = archive(tmp_path / BIN, pickled({"w": 1}))
+    content = bytearray(file.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="encrypted"):
+        load_pickle(file, ALLOWED)
 
 
 def test_a_pickle_that_is_too_large(tmp_path: Path, monkeypatch) -> None:

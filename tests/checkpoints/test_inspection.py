@@ -69,6 +69,7 @@ def test_pickles_are_left_closed_unless_allowed(tmp_path: Path) -> None:
     for path in (tmp_path, file):
         closed, opened = inspect(path), inspect(path, pickle=True)
         assert (closed["tensors"], closed["needs"]) == (None, ["--allow-pickle"])
+        assert opened["needs"] == closed["needs"]
         assert (opened["tensors"], opened["parameters"]) == (6, NUMBERS)
     assert closed["path"] == str(file)
     torch.save(payloads(PROOF)["a shell"], file)

@@ -1,6 +1,7 @@
 """Where the steps of a run are found, whoever trained it."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from tests.checkpoints.conftest import save_bin, save_state, save_universal
@@ -79,10 +80,24 @@ def test_trainers_sharded_state_is_found_beside_its_optimizers(saved: Path, tmp_
     step.mkdir(parents=True)
     (step / "trainer_state.json").write_text('{"global_step": 5}')
     for name in ("pytorch_model_fsdp_0", "optimizer_0"):
-        (step / name).symlink_to(saved / "odd-dcp")
+        copytree(saved / "odd-dcp", step / name)
     place = steps_of(run)[5]
     assert place.path == step / "pytorch_model_fsdp_0"
     assert place.notes == (f"not measured: {step / 'optimizer_0'}",)
+
+
+@pytest.mark.parametrize("link", ["checkpoints", "checkpoint-5", "checkpoint-5/model"])
+def test_a_link_out_of_the_run_is_not_followed(tmp_path: Path, link: str) -> None:
+    outside = save(tmp_path / "outside" / "checkpoint-5", anchor_weights())
+    place = tmp_path / "run" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside.parent if link == "checkpoints" else outside)
+    with pytest.raises(CheckpointError, match="a link to"):
+        steps_of(tmp_path / "run")
+    inside = save(tmp_path / "run" / "kept", anchor_weights())
+    place.unlink()
+    (tmp_path / "run" / "step-6").symlink_to(inside)
+    assert steps_of(tmp_path / "run")[6].path.resolve() == inside
 
 
 def test_whole_weights_go_before_sharded_ones_below(tmp_path: Path) -> None:

@@ -167,3 +167,12 @@ def test_too_little_in_common_ends_with_4_before_anything_is_measured(
     share = sum(W.numel() for n, W in weights.items() if "up_proj" not in n)
     assert plan["share_of_anchor"] == share / sum(W.numel() for W in weights.values())
     assert plan["share_of_checkpoint"] == 1
+
+
+def test_nothing_in_common_is_refused_at_any_coverage(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = save_run(tmp_path / "run", {1: 1e-3})
+    save(folder / "checkpoint-1", {"other.weight": torch.ones(4, 3)})
+    assert command(["measure", str(folder), "--min-coverage", "0"]) == CoverageError.exit_code
+    assert "expected: a tensor that both have" in capsys.readouterr().err

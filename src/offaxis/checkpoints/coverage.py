@@ -93,9 +93,9 @@ def require(found: Coverage, least: float, anchor: Path, current: Path) -> None:
     """Refuse to measure less of a model than was asked for.
 
     Raises:
-        CoverageError: If a smaller share of either side's weights is paired.
+        CoverageError: If a smaller share of either side's weights is paired, or nothing is.
     """
-    if min(found.shares) >= least:
+    if found.matches and min(found.shares) >= least:
         return
     of_anchor, of_checkpoint = found.shares
     lists = {
@@ -105,11 +105,14 @@ def require(found: Coverage, least: float, anchor: Path, current: Path) -> None:
     }
     raise CoverageError(
         f"{current}, measured from {anchor}",
-        expected=f"{least:.4g} of the weights of each paired with the other's",
+        expected=f"{least:.4g} of the weights of each paired with the other's"
+        if found.matches
+        else "a tensor that both have",
         found=f"{of_anchor:.4g} of the anchor's, {of_checkpoint:.4g} of the checkpoint's"
         + "".join(f"; {what}: {named(views)}" for what, views in lists.items() if views),
         do=(f"{found.way_out}; or " if found.way_out else "")
-        + "give checkpoints of one model, or measure what they share with --min-coverage",
+        + "give checkpoints of one model"
+        + (", or measure what they share with --min-coverage" if found.matches else ""),
     )
 
 

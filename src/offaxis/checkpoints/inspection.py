@@ -137,9 +137,8 @@ def _of_file(path: Path, access: Access) -> Contents:
         return found
     if path.suffix not in _PICKLES:
         return _refusal(path)
-    found = Contents("torch file")
+    found = Contents("torch file", needs=["--allow-pickle"])
     if not access.pickle:
-        found.needs.append("--allow-pickle")
         return found
     held = load_pickle(path, access)
     named = held if isinstance(held, dict) else {}
@@ -171,6 +170,8 @@ def _of_checkpoint(folder: Path, access: Access) -> Contents:
         reader = known.open(folder, access, None)
         infos = reader.tensors()
         _count(found, infos.values(), sum(file.stat().st_size for file in reader.files()))
+        if any(file.suffix in _PICKLES for file in reader.files()):
+            found.needs.append("--allow-pickle")
         _judge_floats(found, reader)
     except CheckpointError as error:
         if error.do != ALLOW:
@@ -201,6 +202,8 @@ def _of_adapter(folder: Path, access: Access) -> Contents:
         found.refused = f"{error.found}: {error.do}"
     try:
         size = sum(file.stat().st_size for file in reader.stored.files())
+        if any(file.suffix in _PICKLES for file in reader.stored.files()):
+            found.needs.append("--allow-pickle")
         _count(found, reader.stored.tensors().values(), size)
     except CheckpointError as error:
         if error.do != ALLOW:
@@ -221,10 +224,11 @@ def _count(found: Contents, infos: Collection[TensorInfo], size: int) -> None:
 
 def _read_config(found: Contents, folder: Path) -> None:
     """What `config.json` says, which verl keeps in a folder beside its files."""
-    place = next((p for p in (folder, folder / "huggingface") if (p / CONFIG).is_file()), None)
+    places = (CONFIG, f"huggingface/{CONFIG}")
+    place = next((name for name in places if (folder / name).is_file()), None)
     if place is None:
         return
-    config = read_object(place, CONFIG)
+    config = read_object(folder, place)
     named = config.get("architectures")
     if isinstance(named, list) and named:
         found.model = str(named[0])

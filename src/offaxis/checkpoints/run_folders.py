@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offaxis.checkpoints.formats import format_of, is_readable
+from offaxis.checkpoints.trust import own_folder
 from offaxis.errors import UsageError
 
 _STEP = re.compile(
@@ -65,9 +66,13 @@ def steps_of(run: Path) -> dict[int, Place]:
 
     Raises:
         UsageError: If two folders hold the weights of one step.
+        CheckpointError: If a link leads out of the run's folder.
     """
     places = next((run / below for below in ("", *_BELOW) if _step_folders(run / below)), run)
-    return {step: _chosen(step, folders) for step, folders in sorted(_step_folders(places).items())}
+    return {
+        step: _chosen(step, [own_folder(run, folder) for folder in folders])
+        for step, folders in sorted(_step_folders(places).items())
+    }
 
 
 def weights_of(path: Path) -> Place:
@@ -79,7 +84,7 @@ def weights_of(path: Path) -> Place:
     known = [name for name in _WEIGHTS if name in inner] or readable
     if not known or (len(known) > 1 and known == readable):
         return Place(path)
-    place = weights_of(inner[known[0]])
+    place = weights_of(own_folder(path, inner[known[0]]))
     others = (name for name in readable if name != known[0])
     return Place(place.path, place.notes + tuple(f"not measured: {inner[n]}" for n in others))
 

@@ -40,9 +40,9 @@ def model_at(path: Path) -> Model | None:
     Raises:
         CheckpointError: If the file is no JSON object, or larger than any config.
     """
-    for folder in (path, path / "huggingface"):
-        if (folder / _NAME).is_file():
-            return _model(read_object(folder, _NAME))
+    for name in (_NAME, f"huggingface/{_NAME}"):
+        if (path / name).is_file():
+            return _model(read_object(path, name))
     return None
 
 

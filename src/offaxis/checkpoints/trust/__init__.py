@@ -9,13 +9,14 @@ from offaxis.checkpoints.trust.documents import read_object
 from offaxis.checkpoints.trust.headers import read_header
 from offaxis.checkpoints.trust.names import require_names
 from offaxis.checkpoints.trust.pickles import ALLOW, load_payload, load_pickle, require_pickle
-from offaxis.checkpoints.trust.places import own_file
+from offaxis.checkpoints.trust.places import own_file, own_folder
 
 __all__ = [
     "ALLOW",
     "load_payload",
     "load_pickle",
     "own_file",
+    "own_folder",
     "read_dcp_metadata",
     "read_header",
     "read_object",

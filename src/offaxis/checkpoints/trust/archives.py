@@ -34,7 +34,9 @@ def check_archive(file: Path, part: BytesIO | None = None) -> bytes:
             records = archive.infolist()
             _require_stored(file, records, size)
             return archive.read(_pickle_of(file, records))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except CheckpointError:  # an OSError too
+        raise
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError) as error:
         raise _no_archive(file, str(error)) from error
     except OSError as error:
         raise CheckpointError(

@@ -19,7 +19,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
         CheckpointError: If it does not lie in the folder, is too large, damaged, no object, or has
             a key twice, of which two readers may take two different ones.
     """
-    file = own_file(folder, name)
+    file = own_file(folder, name, deep=True)
     try:
         size = file.stat().st_size
         if size > LARGEST:

@@ -43,6 +43,22 @@ def own_file(folder: Path, name: str, *, where: Path | None = None, deep: bool =
     return file
 
 
+def own_folder(folder: Path, child: Path) -> Path:
+    """Return a folder that really lies in another one.
+
+    Raises:
+        CheckpointError: If it is a link that leads out, to what was not given to be read.
+    """
+    if not _lies_in(folder, child):
+        raise CheckpointError(
+            str(child),
+            expected="weights that lie in the folder that was given",
+            found=f"a link to {os.path.realpath(child)}",
+            do="give the folder that it leads to, or copy it here",
+        )
+    return child
+
+
 def _is_plain(name: str, deep: bool) -> bool:
     parts = name.split("/")
     return (len(parts) == 1 or deep) and all(
