@@ -1,11 +1,13 @@
 """The command line: its surface, its exit codes, its promises about speed and silence."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from offaxis.cli import app, assignments, run
 from offaxis.errors import UsageError
@@ -170,6 +172,20 @@ def test_measure_then_report_as_a_user_would(tmp_path: Path) -> None:
     page = Path(json.loads(done.stdout)["report"])
     assert page == folder / "offaxis" / "report.html"
     assert page.stat().st_size > 100_000
+
+
+def test_a_pickle_is_refused_with_the_command_that_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for step in (0, 1):
+        (tmp_path / f"a run/checkpoint-{step}").mkdir(parents=True)
+        weights = {"model.layers.0.mlp.up_proj.weight": torch.randn(8, 8)}
+        torch.save(weights, tmp_path / f"a run/checkpoint-{step}/pytorch_model.bin")
+    arguments = ["measure", str(tmp_path / "a run"), "--out", str(tmp_path / "results")]
+    assert run(arguments) == 3
+    command = capsys.readouterr().err.splitlines()[-1].strip()
+    assert command == f"offaxis {shlex.join(arguments)} --allow-pickle"
+    assert run(shlex.split(command)[1:]) == 0
 
 
 def test_no_workers_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

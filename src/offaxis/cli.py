@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         app(list(arguments), exit_on_error=False, print_error=True)
     except OffaxisError as error:
-        print(f"offaxis: error\n{error}", file=sys.stderr)
+        print(f"offaxis: error\n{error}{_with_flag(arguments, error.do)}", file=sys.stderr)
         return error.exit_code
     except CycloptsError:
         return UsageError.exit_code
@@ -85,6 +86,13 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 1
     return 0
+
+
+def _with_flag(arguments: Sequence[str], advice: str) -> str:
+    """The same command with the flag that is advised, to be copied; nothing without such a flag."""
+    flags = [flag for flag in ("--allow-pickle", "--allow-quantised") if flag in advice]
+    commands = [printable(shlex.join([*arguments, flag])) for flag in flags]
+    return "".join(f"\n{'':<10}offaxis {command}" for command in commands)
 
 
 @app.command

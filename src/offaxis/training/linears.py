@@ -37,9 +37,8 @@ def is_narrowed() -> bool:
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not _CPU_INFO.is_file():
         return False
-    return torch.backends.mkldnn.is_available() and _VENDOR in _CPU_INFO.read_text(
-        "ascii", "replace"
-    )
+    told = _CPU_INFO.read_text("ascii", "replace")
+    return _VENDOR in told and torch.backends.mkldnn.is_available()
 
 
 class FullWidthLinear(nn.Linear):
@@ -55,7 +54,8 @@ class FullWidthLinear(nn.Linear):
 
 def _is_plain(*tensors: Tensor) -> bool:
     lowered = torch.is_autocast_enabled("cpu")
-    return not lowered and all(t.is_cpu and t.dtype == torch.float32 for t in tensors)
+    kinds = {type(t) for t in tensors} - {Tensor, nn.Parameter}  # one in shards is another
+    return not (lowered or kinds) and all(t.is_cpu and t.dtype == torch.float32 for t in tensors)
 
 
 def _product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
