@@ -16,7 +16,7 @@ FLOAT64, FLOAT32 = 8, 4
 _FIXED = 12 << 20
 """Tables by magnitude, entries in work, and what the heap keeps of blocks below a megabyte."""
 
-_BUFFERS = 56 << 20
+_BUFFERS = 64 << 20
 """What BLAS, LAPACK and the heap keep beside large matrices; of smaller ones, 14 bytes an entry."""
 
 _FOLLOWED = 1 << 18
