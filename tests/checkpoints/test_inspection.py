@@ -163,3 +163,8 @@ def test_what_people_and_programs_see(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"dtypes: float32 ({NUMBERS:,} in 6)" in printed
     assert run(["inspect", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == name
+
+
+def test_what_is_nowhere_may_be_meant_for_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a model of the hub is written org/name@revision"):
+        inspect(tmp_path / "org/name")

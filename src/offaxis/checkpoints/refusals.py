@@ -114,7 +114,9 @@ def unknown(path: Path) -> CheckpointError:
         expected="a checkpoint: safetensors, a distributed checkpoint, or with --allow-pickle "
         "pytorch_model.bin, verl's or DeepSpeed's universal files",
         found=listing(path),
-        do="give the folder that holds the weights of one step",
+        do="give the folder that holds the weights of one step"
+        if path.exists()
+        else "check the path; a model of the hub is written org/name@revision",
     )
 
 
