@@ -98,7 +98,7 @@ LABELS = {
         for basis, said in {
             "early": "early",
             "random": "random",
-            "gradient": "gradient alone",
+            "gradient": "gradient",
             "anchor": "of the anchor",
             "late": "late",
             "cross": "of the other",
