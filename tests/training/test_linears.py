@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from offaxis.recipe import ModelConfig, Precision
+from offaxis.tasks.chain import chain13
 from offaxis.training import linears
 from offaxis.training.linears import FullWidthLinear, use_full_width
+from offaxis.training.models import new_model, open_model, save_model, task_tokenizer
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
@@ -122,3 +125,24 @@ def test_only_amd_with_avx512(
     monkeypatch.setattr(linears, "_CPU_INFO", told)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert linears.is_narrowed.__wrapped__() is expected
+
+
+def test_models_that_are_made_and_opened_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linears, "is_narrowed", lambda: True)
+    tokenizer = task_tokenizer(chain13)
+    config = ModelConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    made = new_model(config, tokenizer, Precision())
+    save_model(made, tokenizer, tmp_path / "model")
+    opened, _ = open_model(tmp_path / "model", Precision())
+    for model in (made, opened):
+        kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
+        assert kinds == {FullWidthLinear}
