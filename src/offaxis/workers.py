@@ -1,5 +1,6 @@
 """Worker processes: as many as cores, ended with their work and with their parent."""
 
+import ctypes
 import multiprocessing
 import multiprocessing.process
 import os
@@ -20,16 +21,23 @@ SINGLE_THREAD = {
 }
 """The environment of a process that computes on one core, read when its libraries are loaded."""
 
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""The environment in which glibc returns a matrix's memory to the system as soon as it is free.
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""The environment in which glibc returns large blocks to the system as soon as they are free.
 
-Else it raises its thresholds as large blocks are freed, and keeps several matrices for later.
+Smaller ones wait in the heap, where the next checkpoint of a matrix finds them again without the
+system's work on every page, until `give_back` is called.
 """
 
 WORKER = SINGLE_THREAD | GIVES_BACK
 """The environment of a process that measures matrices one after another."""
 
 _PATIENCE_SECONDS = 5
+
+
+def give_back() -> None:
+    """Return what the heap keeps of freed blocks to the system, where the C library can (glibc)."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def num_cores() -> int:
@@ -66,7 +74,7 @@ def worker_pool(
         begin: Called in each process before its first work.
         arguments: What `begin` is given.
         environment: Variables that the processes have beside ours; `WORKER` for work on large
-            matrices, which gives their memory back at some cost in time.
+            matrices.
 
     Raises:
         UsageError: If the count is not at least one.

@@ -89,12 +89,17 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
     t = min(p, containing + BUFFER)
     precise = whole or p <= _SMALL
     leading = product if precise else coarse_product
-    K_top = leading(short[:, :t].T, A)
-    P_top = leading(K_top, long)
-    P_left = torch.cat([P_top[:, :t], leading(short[:, t:].T, leading(A, long[:, :t]))])
-    M = coarse_product(A, long[:, t:])
     sample = torch.arange(t, p, max(1, -(-(p - t) // _SAMPLE)), device=A.device)
     drawn = sample - t
+    asked = short[:, :t] if whole else torch.cat([short[:, :t], short[:, sample]], 1)
+    K = leading(asked.T, A)
+    P = leading(K, long)
+    K_top, P_top = K[:t], P[:t]
+    if precise:
+        M_top, M = product(A, long[:, :t]), coarse_product(A, long[:, t:])
+    else:
+        M_top, M = (M.contiguous() for M in coarse_product(A, long).tensor_split([t], 1))
+    P_left = torch.cat([P_top[:, :t], leading(short[:, t:].T, M_top)])
     if whole:
         rest = coarse_product(short[:, t:].T, M)
         rows = torch.cat([P_left[sample], rest[drawn]], 1)
@@ -102,7 +107,7 @@ def project(basis: Basis, D: Float[Tensor, "m n"], k: int, *, whole: bool = True
         diagonals = [rest.diagonal(offset) for offset in (0, 1, -1)]
     else:
         rest = None
-        rows = product(product(short[:, sample].T, A), long)
+        rows = P[t:]
         columns = product(short.T, M[:, drawn])
         diagonals = _diagonals(short[:, t:], M)
     return Projection(

@@ -15,6 +15,7 @@ from offaxis.measurement.over_time import similarity_cells
 from offaxis.measurement.spool import Part, spool
 from offaxis.measurement.units import NULL_CELLS, READING_CELLS, Cells, Unit
 from offaxis.table import ResultsFolder, Row
+from offaxis.workers import give_back
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ def _parts(item: RunView) -> Iterator[Part]:
             yield from _cells(item, step, unit, (unit.readings, unit.nulls))
             yield from _curves(item, step, unit)
             held.append((step, replace(unit, readings=[], nulls=[])))
+            give_back()
         for (step, unit), cells in _over_time(item, held, storage):
             yield from _cells(item, step, unit, cells)
+            give_back()
 
 
 def _unit(item: RunView, step: int, storage: Storage) -> Unit:

@@ -27,6 +27,7 @@ from offaxis.measurement.jobs import Job, missing, unit_path
 from offaxis.measurement.options import Pass
 from offaxis.measurement.reading import read_matrix
 from offaxis.measurement.tasks import Source, Task
+from offaxis.workers import give_back
 
 
 def run_task(task: Task) -> int:
@@ -37,10 +38,12 @@ def run_task(task: Task) -> int:
         if not jobs:
             continue
         anchor = _prepared(task, each, jobs)
+        give_back()
         readers = [partial(_placed, job, job.reader, job.piece) for job in jobs]
         turns = ahead(readers, enabled=worth_it(task.options.device))
         for job, read in zip(jobs, turns, strict=True):
             _make(job, anchor, read)
+            give_back()
         made += len(jobs)
     return made
 
