@@ -12,6 +12,9 @@ from offaxis.reproduction.curves import Name
 from offaxis.reproduction.entries import ENTRIES
 from offaxis.reproduction.extract import STUDY
 from offaxis.reproduction.figures import DRAWN, Averages, Evidence, averages, static
+from offaxis.reproduction.figures.looks import label
+from offaxis.reproduction.figures.over_progress import over_progress
+from offaxis.reproduction.figures.place import Place
 from offaxis.reproduction.local_masks import tiles
 from offaxis.reproduction.published import load_published
 
@@ -68,6 +71,17 @@ def test_the_mean_its_interval_and_the_null_are_those_of_the_draws():
     assert (log.mean, log.draws, log.null) == (pytest.approx(2.0), 2, None)
     alone = averages.estimate(np.array([1.0]), np.array([1.0]))
     assert (alone.low, alone.high) == (None, None)
+
+
+def test_a_curve_of_fewer_draws_is_said_to_be_one():
+    rows = [row(d, p, 1.0 + d) for d in range(3) for p in (0.5, 1.0)]
+    rows += [row(0, p, 2.0, arm="sft") for p in (0.5, 1.0)]
+    place = Place("fig4", "a", "Stable rank")
+    evidence = Evidence(study(rows), {})
+    panel = over_progress(evidence, place, STABLE_RANK, ("opd", "sft"))
+    assert panel.spec["title"]["subtitle"][1] == f"1 of 3 draws: {label('sft')}"
+    alike = over_progress(evidence, place, STABLE_RANK, ("opd",))
+    assert alike.spec["title"]["subtitle"][1] == " "
 
 
 def test_draws_of_other_checkpoints_are_read_between_them_and_never_beyond():

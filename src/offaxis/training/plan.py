@@ -85,6 +85,7 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
         tokens = learned
     planned = planned_steps(recipe)
     parameters = _parameters_of(recipe.start, vocabulary)
+    met = _active_of(recipe.start, vocabulary)
     evaluation = recipe.evaluation
     completed = evaluation.problems * (1 + evaluation.completions) + evaluation.samples
     judged = completed * width * len(evaluated_steps(planned))
@@ -92,14 +93,15 @@ def _stage(recipe: Recipe, name: str, is_done: bool) -> Stage:
     if recipe.steps.stop_at_accuracy:
         num_checks = recipe.steps.max // recipe.steps.check_every
         checked = num_checks * recipe.steps.check_problems // 2 * width
-    seconds = _START_SECONDS + 6 * parameters * (judged + checked) / _FLOPS
+    seconds = _START_SECONDS + 6 * met * (judged + checked) / _FLOPS
     work = None if recipe.precision.device == "cpu" else _work(recipe, tokens, judged + checked)
-    step_seconds = _STEP_SECONDS + 6 * parameters * tokens / _FLOPS
+    step_seconds = _STEP_SECONDS + 6 * met * tokens / _FLOPS
     if objective.rollouts:
         step_seconds += recipe.rollouts.max_tokens * _SAMPLED_TOKEN_SECONDS
     is_served = recipe.teacher is not None and recipe.teacher.url is not None
     taught = 0 if is_served else _parameters_of(recipe.teacher, vocabulary)
-    step_seconds += 2 * taught * tokens / _FLOPS
+    if not is_served:
+        step_seconds += 2 * _active_of(recipe.teacher, vocabulary) * tokens / _FLOPS
     peak = peak_bytes(
         recipe,
         objective,
@@ -219,7 +221,7 @@ def _parameters_of(source: ModelSource | None, vocabulary: int) -> int:
     return sum(file.stat().st_size for file in files) // 4 or source.parameters or 0
 
 
-def _active_of(source: ModelSource | None) -> int:
+def _active_of(source: ModelSource | None, vocabulary: int = 0) -> int:
     """Parameters that a token meets on its way through a source's model."""
     while source is not None and source.recipe is not None:
         source = source.recipe.start
@@ -227,5 +229,5 @@ def _active_of(source: ModelSource | None) -> int:
         return 0
     if source.config is not None:
         met = {"num_experts": source.config.num_experts_per_tok}
-        return num_parameters(source.config.model_copy(update=met), 0)
-    return source.active_parameters or _parameters_of(source, 0)
+        return num_parameters(source.config.model_copy(update=met), vocabulary)
+    return source.active_parameters or _parameters_of(source, vocabulary)

@@ -42,7 +42,7 @@ def over_progress(
         for arm, each in of_the_chart(evidence, place.figure, name.quantity, tuple(there))
     ]
     up, beyond = value_axis(rows, said)
-    place = replace(place, beyond=beyond)
+    place = replace(place, beyond="; ".join(filter(None, (beyond, _of_fewer_draws(rows)))))
     across: Spec = {
         "field": "x",
         "type": "quantitative",
@@ -82,6 +82,23 @@ def _curve(evidence: Evidence, place: Place, name: Name, arm: str, start: float)
         null = ends["null"]
         if null is not None and (null > 0 or not said.log):
             yield {**place.row("null", arm), "x": across, "value": null}
+
+
+def _of_fewer_draws(rows: Iterable[Row]) -> str:
+    """Which curves are of fewer draws than the others of their panel, whose levels may differ."""
+    draws: dict[str, int] = {}
+    for row in rows:
+        if row["kind"] == "ours":
+            draws[row["arm"]] = max(row["draws"], draws.get(row["arm"], 0))
+    most = max(draws.values(), default=0)
+    fewer: dict[int, list[str]] = {}
+    for arm, count in draws.items():
+        if count < most:
+            fewer.setdefault(count, []).append(arm)
+    return "; ".join(
+        f"{count} of {most} draws: {arms[0] if len(arms) == 1 else f'{len(arms)} curves'}"
+        for count, arms in sorted(fewer.items())
+    )
 
 
 def _with_ends(row: Row, said: Shown) -> str:
