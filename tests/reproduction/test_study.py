@@ -8,15 +8,21 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from tests.reproduction import micro
 
 from offaxis.errors import UsageError
+from offaxis.measurement import Pass
 from offaxis.reproduction import entries
 from offaxis.reproduction.command import reproduce
 from offaxis.reproduction.entries import ENTRIES
+from offaxis.reproduction.measured import unmeasured
 from offaxis.reproduction.study import gather
+from offaxis.runs import RunFolder
+from offaxis.table import ResultsFolder
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +78,36 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> No
     assert {verdict["verdict"] for verdict in said["verdicts"]} == {"cannot tell at this scale"}
     # Only the teacher is to stop at an accuracy, which it cannot reach in four steps.
     assert [note.partition("-")[0] for note in said["notes"]] == ["teacher", "teacher"]
+
+
+def test_only_what_a_draw_lacks_is_measured(tmp_path: Path) -> None:
+    micro.study(tmp_path)
+    results = ResultsFolder(tmp_path / "results/draw-0")
+    runs = [RunFolder(tmp_path / "models" / run["name"]) for run in results.manifest()["runs"]]
+    first, *others = runs
+    as_measured = (Pass("stored", ("norm",)), Pass("bf16", ("norm",)))
+    assert not unmeasured(results, runs, as_measured)
+    assert unmeasured(results, runs, [Pass("stored", ("norm", "rank"))]) == runs
+    assert unmeasured(ResultsFolder(tmp_path / "nowhere"), runs, as_measured) == runs
+
+    part = results.part("readings", first.root.name)
+    whole = pq.read_table(part)
+    pq.write_table(whole.filter(pc.not_equal(whole["step"], max(whole["step"].to_pylist()))), part)
+    assert unmeasured(results, runs, as_measured) == [first]
+    older = pc.replace_substring_regex(whole["definition"], "^v[0-9]+", "v0")
+    pq.write_table(
+        whole.set_column(whole.schema.get_field_index("definition"), "definition", older), part
+    )
+    assert unmeasured(results, runs, as_measured) == [first]
+    part.unlink()
+    assert unmeasured(results, runs, as_measured) == [first]
+
+    held = {run: results.part("readings", run.root.name).stat().st_mtime_ns for run in others}
+    micro.study(tmp_path)
+    assert pq.read_table(part).equals(whole)
+    assert held == {
+        run: results.part("readings", run.root.name).stat().st_mtime_ns for run in others
+    }
 
 
 def test_the_list_names_every_entry_and_what_it_costs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def averaged(readings: pa.Table) -> dict[str, dict[Name, Curve]]:
         if row["value"] is None:
             continue
         cell = _cell(row)
-        for name in _names(row):
+        for name in _names(row["diagnostic"], row["quantity"], row["definition"], row["role"]):
             held = cells.setdefault(row["run"], {}).setdefault(name, {})
             held.setdefault(row["step"], []).append(cell)
     return {
@@ -133,18 +134,18 @@ def _cell(row: Mapping[str, Any]) -> _Cell:
     return _Cell(row["value"], weight, row["null_mean"], name)
 
 
-def _names(row: Mapping[str, Any]) -> list[Name]:
+@cache
+def _names(diagnostic: str, quantity: str, definition: str, role: str) -> tuple[Name, ...]:
     """The curves that a reading belongs to: of all linear matrices, and of its kind."""
-    given = row["diagnostic"], row["quantity"]
-    quantity = row["quantity"] if row["diagnostic"] in _RELATIVES else QUANTITIES.get(given)
-    if quantity is None:
-        return []
-    settings = definition_settings(row["definition"])
+    is_named = diagnostic in _RELATIVES
+    called = quantity if is_named else QUANTITIES.get((diagnostic, quantity))
+    if called is None:
+        return ()
+    settings = definition_settings(definition)
     if settings.get("K", _PUBLISHED_K) != _PUBLISHED_K:
-        quantity = f"{quantity}_k{settings['K']}"
-    kind = kind_of(row["role"])
+        called = f"{called}_k{settings['K']}"
     storage = settings.get("as", "stored")
-    return [Name(quantity, matrices, storage) for matrices in ("linear", kind)]
+    return tuple(Name(called, matrices, storage) for matrices in ("linear", kind_of(role)))
 
 
 def _curve(by_step: Mapping[int, list[_Cell]]) -> Curve:

@@ -26,6 +26,7 @@ from offaxis.recipe import Recipe
 from offaxis.reproduction.arms import Changes, Scale, arms_of, drawn
 from offaxis.reproduction.entries import Entry
 from offaxis.reproduction.extract import STUDY, RunFacts, study_table
+from offaxis.reproduction.measured import unmeasured
 from offaxis.reproduction.probes import PROBES
 from offaxis.reproduction.probing import Visit, visit_all, visits
 from offaxis.runs import RunFolder
@@ -133,16 +134,19 @@ def run_study(
         finished = {arm: run for arm, run in folders.items() if run.root.name not in failures}
         if not finished:
             continue
-        console.print(f"draw {draw}: {len(finished)} runs")
         asked += visits(study.probes, draw, finished, out)
-        measure(
-            find_trajectories([run.root for run in finished.values()]),
-            results_of(draw, out).root,
-            Options(passes=_passes(study.diagnostics), draws=_NULL_DRAWS),
-            workers=workers,
-            study={"title": f"draw {draw}", "draw": draw, "scale": study.scale},
-            console=console,
-        )
+        results, passes = results_of(draw, out), _passes(study.diagnostics)
+        left = unmeasured(results, list(finished.values()), passes)
+        console.print(f"draw {draw}: {len(finished)} runs, of which {len(left)} are to be measured")
+        if left:
+            measure(
+                find_trajectories([run.root for run in left]),
+                results.root,
+                Options(passes=passes, draws=_NULL_DRAWS),
+                workers=workers,
+                study={"title": f"draw {draw}", "draw": draw, "scale": study.scale},
+                console=console,
+            )
     visit_all(asked, workers, console, failures)
     return failures, short_of_their_mark(jobs, out)
 
