@@ -12,14 +12,14 @@ from offaxis.reproduction.entries import Entry
 from offaxis.reproduction.probes import PROBES
 from offaxis.reproduction.probes.base import Runs
 from offaxis.reproduction.probing import visits
-from offaxis.reproduction.study import Study, study_jobs
+from offaxis.reproduction.study import Study, measured_runs, study_jobs
 from offaxis.training import model_folder
 from offaxis.training.jobs import Job
 from offaxis.training.schedule import planned_steps
 
 # Seconds of one core for one matrix of one checkpoint with its nulls, as stored and as bf16, fitted
 # to studies of the tiny laboratory. Estimates, within about a factor of two elsewhere.
-_UNIT_SECONDS = 0.08
+_UNIT_SECONDS = 0.06
 _MATRICES_OF_A_LAYER = 7
 
 
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
         runs: Runs of its arms, the models they build on not counted.
         models: All of them, and those models.
         kept: Of these, how many are there already.
-        core_minutes: Estimated time on one core for what is left to train, for measuring, and for
+        core_minutes: Estimated time on one core for what is left to train and to measure, and for
             probes that have not been asked.
         megabytes: Of all checkpoints, those that are there included.
     """
@@ -68,6 +68,8 @@ def costs(
         for draw, arms in recipes.items()
     }
 
+    measured = {name for draw in folders for name in measured_runs(draw, out)}
+
     def cost(name: str, title: str, draws: Mapping[str, int], probes: Sequence[str]) -> Cost:
         there = {arm: count for arm, count in draws.items() if arm in study.draws}
         if not there:
@@ -86,7 +88,8 @@ def costs(
             len(runs),
             len(needed),
             sum(job.stage.is_finished for job in needed),
-            _minutes(needed, [jobs[run] for run in runs]) + asking_minutes(probes, asked, out),
+            _minutes(needed, [jobs[run] for run in runs if run not in measured])
+            + asking_minutes(probes, asked, out),
             sum(job.stage.checkpoint_bytes for job in needed) / 1e6,
         )
 
@@ -131,7 +134,7 @@ def _with_needs(names: Iterable[str], jobs: Mapping[str, Job]) -> set[str]:
 
 
 def _minutes(needed: Iterable[Job], runs: Iterable[Job]) -> float:
-    """Training what is not there, and measuring every run."""
+    """Training what is not there, and measuring some runs."""
     training = sum(job.stage.seconds for job in needed if not job.stage.is_finished)
     return (training + sum(_UNIT_SECONDS * _units(job.recipe) for job in runs)) / 60
 

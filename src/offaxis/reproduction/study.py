@@ -169,6 +169,18 @@ def measured_draws(out: Path) -> list[int]:
     return sorted(int(path.name.partition("-")[2]) for path in out.glob("results/draw-*"))
 
 
+def measured_runs(draw: int, out: Path) -> set[str]:
+    """The names of the runs that the results of a draw hold; none where there are none.
+
+    Raises:
+        ResultsError: If the results folder is damaged.
+    """
+    results = results_of(draw, out)
+    if not results.manifest_path.exists():
+        return set()
+    return {run["name"] for run in results.manifest()["runs"]}
+
+
 def results_of(draw: int, out: Path) -> ResultsFolder:
     """Where a draw is measured."""
     return ResultsFolder(out / "results" / f"draw-{draw}")
