@@ -129,6 +129,18 @@ def test_an_update_of_fewer_directions_than_asked_for(entries: list[float], doub
             assert float((vectors.T @ vectors - eye).abs().max()) < (1e-12 if double else 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(11, 10), (10, 11), (10, 10)])
+@pytest.mark.parametrize("K", [1, 2, 3])
+def test_a_space_that_is_exhausted_at_every_step_stays_orthonormal(
+    shape: tuple[int, int], K: int
+) -> None:
+    for seed in range(40):
+        found = top_singular(built(shape, torch.ones(10, dtype=DOUBLE), seed), K, seed=seed)
+        assert bool(((found.s - 1).abs() <= found.bound).all())
+        for Q in (found.left, found.right):
+            torch.testing.assert_close(Q.T @ Q, torch.eye(K), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [15, 16, 17, 40])
 def test_more_copies_than_a_block_has_vectors(count: int) -> None:
     s = torch.cat([torch.full((count,), 2.0), torch.linspace(1, 0.1, 80)]).double()

@@ -154,8 +154,8 @@ def _orthonormalised(
 ) -> Float[Tensor, "b n"]:
     """Make rows orthonormal to each other and to V; those of no size beside `scale` are redrawn."""
     eps = torch.finfo(X.dtype).eps
-    weakest = (32 * eps * scale) ** 2
-    for done in range(_PASSES):
+    weakest, clean = (32 * eps * scale) ** 2, 0
+    for _ in range(_PASSES):
         if V.shape[0]:
             X = X - product(product(X, V.T), V)
         wide = X.double()
@@ -165,8 +165,11 @@ def _orthonormalised(
         if bool(weak.any()):
             fill = torch.randn(int(weak.sum()), X.shape[1], generator=generator)
             X[weak] = (fill / fill.norm(dim=1, keepdim=True)).to(X)
-        elif done:
-            break
+            clean = 0
+        elif clean:
+            break  # two passes: what is small once the others are taken off it has few digits
+        else:
+            clean = 1
         weakest = 0.0  # rows are of size one from here on
     return X
 

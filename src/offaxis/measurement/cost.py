@@ -14,10 +14,10 @@ from offaxis.linalg.products import product
 FLOAT64, FLOAT32 = 8, 4
 
 _FIXED = 12 << 20
-"""Tables by magnitude, entries in work, and what the heap keeps of blocks below a megabyte."""
+"""Tables by magnitude, and entries in work."""
 
-_BUFFERS = 64 << 20
-"""What BLAS, LAPACK and the heap keep beside large matrices; of smaller ones, 14 bytes an entry."""
+_BUFFERS = 128 << 20
+"""What BLAS, LAPACK and the heap keep beside large matrices; of smaller ones, 26 bytes an entry."""
 
 _FOLLOWED = 1 << 18
 _RESTORED = 112
@@ -103,7 +103,7 @@ def comparing_bytes(view: View, walk_draws: int) -> int:
 
 def _beside(view: View) -> int:
     """What is held beside matrices."""
-    return _FIXED + min(14 * view.numel, _BUFFERS)
+    return _FIXED + min(26 * view.numel, _BUFFERS)
 
 
 def seconds(view: View, tier: Tier, num_units: int, num_draws: int) -> float:
