@@ -24,8 +24,8 @@ SINGLE_THREAD = {
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """The environment in which glibc returns large blocks to the system as soon as they are free.
 
-Smaller ones wait in the heap, where the next checkpoint of a matrix finds them again without the
-system's work on every page, until `give_back` is called.
+Smaller ones wait in the heap until `give_back` is called: what follows finds them again there
+without the system's work on every page.
 """
 
 WORKER = SINGLE_THREAD | GIVES_BACK

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ from rich.console import Console
 from tests.reproduction import micro
 
 from offaxis.errors import UsageError
-from offaxis.measurement import Pass
+from offaxis.measurement import Options, Pass
 from offaxis.reproduction import entries
 from offaxis.reproduction.command import reproduce
 from offaxis.reproduction.entries import ENTRIES
@@ -85,9 +86,11 @@ def test_only_what_a_draw_lacks_is_measured(tmp_path: Path) -> None:
     results = ResultsFolder(tmp_path / "results/draw-0")
     runs = [RunFolder(tmp_path / "models" / run["name"]) for run in results.manifest()["runs"]]
     first, *others = runs
-    as_measured = (Pass("stored", ("norm",)), Pass("bf16", ("norm",)))
+    as_measured = Options(passes=(Pass("stored", ("norm",)), Pass("bf16", ("norm",))), draws=2)
     assert not unmeasured(results, runs, as_measured)
-    assert unmeasured(results, runs, [Pass("stored", ("norm", "rank"))]) == runs
+    more = replace(as_measured, passes=(Pass("stored", ("norm", "rank")),))
+    for other in (more, replace(as_measured, draws=5), replace(as_measured, seed=1)):
+        assert unmeasured(results, runs, other) == runs
     assert unmeasured(ResultsFolder(tmp_path / "nowhere"), runs, as_measured) == runs
 
     part = results.part("readings", first.root.name)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from offaxis.diagnostics import similarity
-from offaxis.measurement import Pass
+from offaxis.measurement import Options
 from offaxis.measurement.options import diagnostics
 from offaxis.runs import RunFolder
 from offaxis.table import ResultsFolder, definition_settings
@@ -19,11 +19,12 @@ class _Read(NamedTuple):
 
 
 def unmeasured(
-    results: ResultsFolder, runs: Sequence[RunFolder], passes: Sequence[Pass]
+    results: ResultsFolder, runs: Sequence[RunFolder], options: Options
 ) -> list[RunFolder]:
     """Return those of some finished runs of which a results folder lacks a reading.
 
-    A finished run is named by the hash of its recipe and does not change.
+    A finished run is named by the hash of its recipe and does not change. One that was measured
+    last with other draws, settings or another tier lacks all of them.
 
     Raises:
         ResultsError: If the folder is damaged.
@@ -31,19 +32,20 @@ def unmeasured(
     if not results.manifest_path.exists():
         return list(runs)
     known = {entry["name"]: entry for entry in results.manifest()["runs"]}
-    wanted = {_Read(n, each.storage, _version(n)) for each in passes for n in each.diagnostics}
     return [
         run
         for run in runs
-        if run.root.name not in known or not _has(results, run, known[run.root.name], wanted)
+        if run.root.name not in known or not _has(results, run, known[run.root.name], options)
     ]
 
 
 def _has(
-    results: ResultsFolder, run: RunFolder, entry: Mapping[str, Any], wanted: set[_Read]
+    results: ResultsFolder, run: RunFolder, entry: Mapping[str, Any], options: Options
 ) -> bool:
     name, steps = run.root.name, set(entry["steps"])
     if not set(run.steps()) - {0} <= steps or not results.part("readings", name).is_file():
+        return False
+    if {**entry["options"], "passes": []} != {**options.as_dict(), "passes": []}:
         return False
     readings = results.read("readings", [name]).group_by(["diagnostic", "definition"])
     held = {
@@ -52,7 +54,8 @@ def _has(
         if row["step_count_distinct"] == len(steps)
         for settings in (definition_settings(row["definition"]),)
     }
-    return wanted <= held
+    passes = options.passes
+    return held >= {_Read(n, p.storage, _version(n)) for p in passes for n in p.diagnostics}
 
 
 def _version(name: str) -> str:

@@ -135,14 +135,15 @@ def run_study(
         if not finished:
             continue
         asked += visits(study.probes, draw, finished, out)
-        results, passes = results_of(draw, out), _passes(study.diagnostics)
-        left = unmeasured(results, list(finished.values()), passes)
+        results = results_of(draw, out)
+        options = Options(passes=_passes(study.diagnostics), draws=_NULL_DRAWS)
+        left = unmeasured(results, list(finished.values()), options)
         console.print(f"draw {draw}: {len(finished)} runs, of which {len(left)} are to be measured")
         if left:
             measure(
                 find_trajectories([run.root for run in left]),
                 results.root,
-                Options(passes=passes, draws=_NULL_DRAWS),
+                options,
                 workers=workers,
                 study={"title": f"draw {draw}", "draw": draw, "scale": study.scale},
                 console=console,
