@@ -33,6 +33,7 @@ from offaxis.training.folders import (
 )
 from offaxis.training.manifest import manifest_of
 from offaxis.training.opening import Taught, open_student, open_teacher
+from offaxis.training.products import bfloat16_products
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.ranks import Ranks
 from offaxis.training.recorder import Observer, Progress, Recorder
@@ -103,7 +104,8 @@ def _train(recipe: Recipe, folder: RunFolder, setting: _Setting) -> RunFolder:
         for prerequisite in recipe.prerequisites:
             if trained_folder(prerequisite, setting.out) == model_folder(prerequisite, setting.out):
                 _train(prerequisite, model_folder(prerequisite, setting.out), setting)
-        with quiet_and_reproducible(recipe.precision.threads):
+        is_narrow = recipe.precision.weights == "bfloat16"
+        with quiet_and_reproducible(recipe.precision.threads), bfloat16_products(wanted=is_narrow):
             _run(recipe, folder, setting)
     return folder
 

@@ -9,7 +9,7 @@ Shapes: B rows, S tokens of a row, T = S - 1.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from offaxis.training.losses import LossModels, loss_of
 from offaxis.training.measures import of_all
 from offaxis.training.mixing import Mixture
 from offaxis.training.optimizers import new_optimizer
+from offaxis.training.products import bfloat16_products
 from offaxis.training.ranks import Ranks, through
 from offaxis.training.resume import States
 from offaxis.training.rows import Rows
@@ -253,10 +254,15 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def _add(self, name: str, value: float) -> None:
         self.measures[name] = self.measures.get(name, 0.0) + value
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
         """Lower precision for the products only, where the recipe asks for it."""
-        enabled = self.recipe.precision.autocast == "bfloat16"
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=enabled)
+        enabled, device = self.recipe.precision.autocast == "bfloat16", self.model.device.type
+        with (
+            torch.autocast(device, dtype=torch.bfloat16, enabled=enabled),
+            bfloat16_products(wanted=enabled and device == "cpu"),
+        ):
+            yield
 
     def not_finite(self, found: str) -> NumericsError:
         """The error of a run that left what numbers can hold."""
