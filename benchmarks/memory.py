@@ -15,6 +15,7 @@ from offaxis.checkpoints.trajectory import find_trajectories
 from offaxis.diagnostics.base import Tier
 from offaxis.engine import Stored, evaluate
 from offaxis.measurement import Options, measure
+from offaxis.workers import give_back
 from pairs import layers, save_model
 from rows import Row, named, row
 from tiers import TIERS, Tested
@@ -49,6 +50,7 @@ def phases(folder: Path, tier: Tier) -> tuple[float, float]:
     """Peaks above start while an anchor is prepared, and while a checkpoint is measured."""
     torch.set_num_threads(1)
     _measured(folder / "warm", tier)
+    give_back()
     start = status("VmRSS")
     anchor, checkpoint, size = _measured(folder / "made", tier)
     return (anchor - start) / size, (checkpoint - start) / size
@@ -61,6 +63,7 @@ def _measured(folder: Path, tier: Tier) -> tuple[int, int, int]:
     tested.prepare()
     assert tested.anchor is not None
     anchor = status("VmHWM")
+    give_back()  # as a worker does
     forget_peak()
     reader = open_checkpoint(folder / "run/checkpoint-1")
     held = Stored(lambda: reader.read(name), torch.bfloat16, "float32")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from offaxis.recipe import ModelConfig, Precision
 from offaxis.tasks.chain import chain13
-from offaxis.training import linears
+from offaxis.training import linears, processor
 from offaxis.training.linears import FullWidthLinear, use_full_width
 from offaxis.training.models import new_model, open_model, save_model, task_tokenizer
 
@@ -122,7 +122,7 @@ def test_only_amd_with_avx512(
     told = tmp_path / "cpuinfo"
     if vendor:
         told.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n", "ascii")
-    monkeypatch.setattr(linears, "_CPU_INFO", told)
+    monkeypatch.setattr(processor, "_CPU_INFO", told)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert linears.is_narrowed.__wrapped__() is expected
 

@@ -149,6 +149,24 @@ def test_only_where_the_processor_has_none_and_some_are_wanted(
     assert isinstance(bfloat16_products(wanted=wanted), ByFloat32) == enters
 
 
+@pytest.mark.parametrize(
+    ("instructions", "by_amd", "expected"),
+    [
+        ({"sse2", "avx2"}, True, False),
+        ({"sse2", "avx2", "avx512_bf16"}, True, True),
+        ({"sse2", "avx2", "avx512_bf16"}, False, False),  # half as quick as float32
+        ({"sse2", "avx2", "avx512_bf16", "amx_bf16"}, False, True),
+    ],
+)
+def test_instructions_decide(
+    instructions: set[str], by_amd: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+    monkeypatch.setattr(products, "is_amd", lambda: by_amd)
+    assert products.has_bfloat16.__wrapped__() is expected
+
+
 def test_a_torch_without_onednn_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert products.has_bfloat16.__wrapped__() is False

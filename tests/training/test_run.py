@@ -118,6 +118,31 @@ def test_the_same_recipe_gives_the_same_bytes(finished, tmp_path_factory):
     assert files(again.root) == files(folder.root)
 
 
+def test_a_start_that_was_judged_on_these_problems_is_not_judged_again(arm, tmp_path, monkeypatch):
+    judged = []
+
+    def judge(*given):
+        judged.append(given[-1])
+        return own(*given)
+
+    own = recorder.judge
+    monkeypatch.setattr(recorder, "judge", judge)
+    sampled = {"problems": 24, "samples": 4, "k": 2}
+    first = arm("sft", name="first", evaluation=sampled)
+    base = train_model(first.start.recipe, tmp_path)
+    assert len(judged) == 2
+    same = first.model_copy(update={"evaluation": first.start.recipe.evaluation})
+    kept = train(same, tmp_path)
+    assert len(judged) == 3  # its end alone
+    base.log_path.unlink()
+    anew = train(same.model_copy(update={"name": "anew"}), tmp_path)
+    assert len(judged) == 5
+    assert kept.log()[0] == anew.log()[0]
+    assert kept.log()[0]["accuracy"] == kept.manifest()["accuracy_start"]
+    assert train(first, tmp_path / "other").log()[0].keys() >= {"accuracy", "avg@2", "pass@2_low"}
+    assert len(judged) == 9  # other problems than those of its base
+
+
 def test_another_seed_is_another_run_from_the_same_start(arm, tmp_path):
     zero, one = (train(arm("grpo", seed=seed), tmp_path) for seed in (0, 1))
     assert one.root.name == "grpo-s1"

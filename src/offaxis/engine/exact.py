@@ -18,7 +18,7 @@ from offaxis.engine.parts import Parts, angles_of, leading_of
 from offaxis.linalg import ranks
 from offaxis.linalg.angles import RESIDUAL, turned
 from offaxis.linalg.factors import Spectrum as Values
-from offaxis.linalg.factors import SymmetricFactors, factorise, subspace_floor
+from offaxis.linalg.factors import SymmetricFactors, TopFactors, factorise, subspace_floor
 from offaxis.linalg.factors import spectrum as values_of
 from offaxis.linalg.lanczos import top_singular
 
@@ -36,9 +36,14 @@ def movement(anchor: PreparedAnchor, current: Tensor, needs: frozenset[Need]) ->
     factors = factorise(current)
     kept = {"anchor_spectrum": anchor.facts.s, "current_spectrum": factors.spectrum.s}
     shift = _shift(anchor, factors) if "shift" in needs else None
-    if "rotation" not in needs or anchor.request.k == 0:
+    k, p = anchor.request.k, anchor.facts.p
+    if "rotation" not in needs or k == 0:
         return Parts(shift=shift, kept=kept)
-    rotation = _rotation(anchor, factors, anchor.request.k)
+    larger = min(p, k + max(1, k // 8))
+    floors = factors.subspace_floor(k), factors.subspace_floor(larger)
+    top = factors.top(larger)
+    del factors  # p^2 numbers that the angles do not need
+    rotation = _rotation(anchor, top, floors)
     return Parts(shift=shift, rotation=rotation, kept=kept | angles_of(rotation))
 
 
@@ -49,13 +54,12 @@ def _shift(anchor: PreparedAnchor, factors: SymmetricFactors) -> Shift:
     return Shift(Estimate(moved / scale, float((new.bound + old.s_bound).norm()) / scale))
 
 
-def _rotation(anchor: PreparedAnchor, factors: SymmetricFactors, k: int) -> Rotation:
-    basis, s = anchor.basis, anchor.facts.s
+def _rotation(anchor: PreparedAnchor, top: TopFactors, floors: tuple[float, float]) -> Rotation:
+    """The turn of the top-k subspaces, given those slightly larger ones and their resolution."""
+    basis, s, k = anchor.basis, anchor.facts.s, anchor.request.k
     assert basis is not None
-    larger = min(s.numel(), k + max(1, k // 8))
-    top = factors.top(larger)
     here = subspace_floor(s, k, (anchor.facts.rows, anchor.facts.cols))
-    floor, wider = (min(here + factors.subspace_floor(j), math.pi / 2) for j in (k, larger))
+    floor, wider = (min(here + there, math.pi / 2) for there in floors)
 
     left = _side(anchor.W, s[:k], basis.U_top[:, :k], top.left, floor)
     right = _side(anchor.W.T, s[:k], basis.V_top[:, :k], top.right, floor)

@@ -5,14 +5,13 @@ AVX-512. What it uses for those in bfloat16, oneDNN, does not.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_CPU_INFO, _VENDOR = Path("/proc/cpuinfo"), "vendor_id\t: AuthenticAMD\n"
+from offaxis.training.processor import is_amd
 
 # Below this number of multiplications oneDNN's call costs more than its product saves.
 _WORTH = 2**21
@@ -35,10 +34,8 @@ def is_narrowed() -> bool:
 
     Known of Linux alone.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not _CPU_INFO.is_file():
-        return False
-    told = _CPU_INFO.read_text("ascii", "replace")
-    return _VENDOR in told and torch.backends.mkldnn.is_available()
+    is_wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return is_wide and torch.backends.mkldnn.is_available() and is_amd()
 
 
 class FullWidthLinear(nn.Linear):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from offaxis.recipe import ModelSource, Recipe
 from offaxis.tasks.base import Task
 from offaxis.training.constraints.sources import find_update
+from offaxis.training.evaluation import solved_in
 from offaxis.training.folders import trained_checkpoint, trained_folder
 from offaxis.training.models import start_model
 from offaxis.training.tasks import generated_task
@@ -28,6 +29,22 @@ def open_student(recipe: Recipe, out: Path) -> tuple[PreTrainedModel, PreTrained
     if recipe.precision.weights == "bfloat16":
         model.to(torch.bfloat16)
     return model, tokenizer
+
+
+def solved_at_start(recipe: Recipe, out: Path) -> dict[str, float | None]:
+    """What the start was found to solve when its own run ended, if that asked what this one asks.
+
+    Many arms start from one model, and its problems are solved once. Empty where they have to be
+    solved again: other problems, another precision, or data that may have changed.
+    """
+    before = recipe.start.recipe
+    if before is None or recipe.resumed is not None or not recipe.data.task:
+        return {}
+    asked, was_asked = (
+        (each.data.task, each.evaluation, each.precision) for each in (recipe, before)
+    )
+    lines = trained_folder(before, out).log()
+    return solved_in(lines[-1]) if asked == was_asked and lines else {}
 
 
 class Taught(NamedTuple):

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +76,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         *,
         stop: Stop,
         ranks: Ranks,
+        known: Mapping[str, float | None] | None = None,
     ) -> None:
+        """Record a run; `known` is what its start was found to solve, where that was judged."""
         self.recipe, self.folder, self.task = recipe, folder, task
         self.tokenizer, self.observe = tokenizer, observe
         self.stop, self.ranks = stop, ranks
@@ -88,6 +90,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         self.lines: list[dict[str, Any]] = []
         self.accuracy: float | None = None
         self.trainer: StreamTrainer | None = None
+        self._known = known
         self._ruler: StartSamples | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,7 +125,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             began = time.monotonic()
             self._save(0)
             self._keeping_seconds = _STATE_SIZE * (time.monotonic() - began)
-            self._write_line({"step": 0, **self._judgement()})
+            self._write_line({"step": 0, **self._judgement(self._known)})
         self._kept_at, self.is_whole = time.monotonic(), True
 
     def on_step_begin(
@@ -219,7 +222,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             self._model, self.tokenizer, self.task, num_problems=max(1, num_problems), seed=seed
         )
 
-    def _judgement(self) -> dict[str, float | None]:
+    def _judgement(
+        self, known: Mapping[str, float | None] | None = None
+    ) -> dict[str, float | None]:
         """Accuracy and distance from the start on the fixed sets, with their intervals."""
         assert self._ruler is not None
         evaluation = self.recipe.evaluation
@@ -228,8 +233,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             # The last step may break the weights after its loss was finite.
             assert self.trainer is not None
             raise self.trainer.not_finite(f"KL(start || model) = {away.value}")
-        metrics = judge(self._model, self.tokenizer, self.task, evaluation)
-        line = logged([*metrics, away])
+        solved = known or logged(judge(self._model, self.tokenizer, self.task, evaluation))
+        line = {**solved, **logged([away])}
         self.accuracy = line["accuracy"]
         return line
 

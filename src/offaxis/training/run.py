@@ -32,7 +32,7 @@ from offaxis.training.folders import (
     trained_folder,
 )
 from offaxis.training.manifest import manifest_of
-from offaxis.training.opening import Taught, open_student, open_teacher
+from offaxis.training.opening import Taught, open_student, open_teacher, solved_at_start
 from offaxis.training.products import bfloat16_products
 from offaxis.training.quiet import quiet_and_reproducible
 from offaxis.training.ranks import Ranks
@@ -138,7 +138,10 @@ def _run(recipe: Recipe, folder: RunFolder, setting: _Setting) -> None:
         folder.write_manifest({**manifest, "steps": [], "finished": False})
         write_text(folder.recipe_path, recipe_text(recipe))
     source = _source(recipe, task, tokenizer, taught, objective=objective, ranks=ranks)
-    recorder = Recorder(recipe, folder, task, tokenizer, observe, stop=stop, ranks=ranks)
+    known = solved_at_start(recipe, out)
+    recorder = Recorder(
+        recipe, folder, task, tokenizer, observe, stop=stop, ranks=ranks, known=known
+    )
     trainer = recorder.trainer = StreamTrainer(
         model,
         recipe,

@@ -1,6 +1,7 @@
 """One model judged: what it solves of fixed problems, and how far it is from its anchor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,6 +13,8 @@ from offaxis.training.evaluation.ruler import StartSamples
 from offaxis.training.evaluation.solving import Outcomes, outcomes
 
 FORWARD_KL = "forward_kl_nats"
+
+_SOLVED = ("accuracy", "avg@", "pass@")
 
 _BOOTSTRAP = "bootstrap over problems, a point where all agree"
 
@@ -71,6 +74,11 @@ def distance(model: PreTrainedModel, evaluation: Evaluation, ruler: StartSamples
         f"KL(anchor || model) in nats, mean over the tokens of {len(nats_B)} samples of the anchor "
         "at temperature 1 on held-out problems; bootstrap over samples",
     )
+
+
+def solved_in(line: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a line of the training log says of `judge`; empty where nothing was judged."""
+    return {name: value for name, value in line.items() if name.startswith(_SOLVED)}
 
 
 def logged(found: Sequence[Metric]) -> dict[str, float | None]:
