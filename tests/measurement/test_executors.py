@@ -253,7 +253,7 @@ def environment_of(process: int) -> list[str]:
         return []
 
 
-def with_ray(*arguments: object, limit: float = 150) -> subprocess.CompletedProcess[str]:
+def with_ray(*arguments: object, limit: float = 600) -> subprocess.CompletedProcess[str]:
     """Run Python, and end it and its cluster whatever happens, also when it hangs."""
     with of_ray() as environment:
         return python(*arguments, environment=environment, limit=limit)
