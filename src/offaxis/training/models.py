@@ -23,7 +23,6 @@ from offaxis.errors import CheckpointError, RecipeError
 from offaxis.files import disk_errors, settle, write_atomically
 from offaxis.recipe import ModelConfig, ModelSource, Precision
 from offaxis.tasks.base import GeneratedTask
-from offaxis.training.attention import use_grouped_attention
 from offaxis.training.linears import use_full_width
 from offaxis.training.rollouts import ends_of
 
@@ -66,7 +65,6 @@ def new_model(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     use_full_width(model)
-    use_grouped_attention(model)
     return model
 
 
@@ -100,7 +98,6 @@ def open_model(
             do="restore the folder, or start from another",
         )
     use_full_width(model)
-    use_grouped_attention(model)
     return model, tokenizer
 
 
