@@ -91,6 +91,9 @@ def test_what_torch_does_not_lower_is_left_alone() -> None:
                 assert (A @ B).dtype == torch.float32
         with torch.autocast("cpu", torch.float16):
             assert (A @ B).dtype == torch.float16
+        place = torch.zeros(4, 4, dtype=torch.bfloat16)
+        torch.mm(A.bfloat16(), B.bfloat16(), out=place)
+        assert bool((place != 0).any())
 
 
 @pytest.mark.parametrize("experts", [{}, EXPERTS])

@@ -74,7 +74,7 @@ class ByFloat32(TorchFunctionMode):
 
 def _is_lowered(func: Function, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
     """Whether torch would multiply in bfloat16, on the CPU: tensors of other kinds are its own."""
-    if func not in _PRODUCTS and func not in _OF_GROUPS:
+    if (func not in _PRODUCTS and func not in _OF_GROUPS) or "out" in named:
         return False
     factors = [each for each in (*args, *named.values()) if _is_floating(each)]
     if any(not each.is_cpu or type(each) not in (Tensor, nn.Parameter) for each in factors):
