@@ -5,7 +5,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from offaxis.errors import UsageError
-from offaxis.recipe import Recipe
+from offaxis.recipe import Precision, Recipe
 
 # transformers' schedule, by ours and by whether it ends above zero.
 _SCHEDULES = {
@@ -42,7 +42,7 @@ def trainer_arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
         warmup_steps=optimizer.warmup_steps,
         max_grad_norm=optimizer.clip_norm,
         seed=recipe.seed,
-        use_cpu=recipe.precision.device == "cpu" or not torch.accelerator.is_available(),
+        use_cpu=on_cpu(recipe.precision),
         bf16=False,
         dataloader_pin_memory=False,
         logging_nan_inf_filter=False,
@@ -51,6 +51,11 @@ def trainer_arguments(recipe: Recipe, scratch: str) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def on_cpu(precision: Precision) -> bool:
+    """Whether a run trains on the CPU: it is asked to, or there is nothing else."""
+    return precision.device == "cpu" or not torch.accelerator.is_available()
 
 
 def no_deepspeed() -> UsageError:

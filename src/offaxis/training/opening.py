@@ -43,8 +43,10 @@ def solved_at_start(recipe: Recipe, out: Path) -> dict[str, float | None]:
     asked, was_asked = (
         (each.data.task, each.evaluation, each.precision) for each in (recipe, before)
     )
-    lines = trained_folder(before, out).log()
-    return solved_in(lines[-1]) if asked == was_asked and lines else {}
+    folder = trained_folder(before, out)
+    lines = folder.log()
+    is_whole = bool(lines) and lines[-1]["step"] == folder.steps()[-1]
+    return solved_in(lines[-1]) if is_whole and asked == was_asked else {}
 
 
 class Taught(NamedTuple):

@@ -1,18 +1,25 @@
-"""By whom a processor is and what it has, where the libraries underneath use it badly."""
+"""By whom a processor is and what it has, where the libraries underneath use it badly.
+
+Both are known of Linux alone, and taken as no elsewhere.
+"""
 
 from pathlib import Path
 
-import torch
-
-_CPU_INFO, _VENDOR = Path("/proc/cpuinfo"), "vendor_id\t: AuthenticAMD\n"
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def is_amd() -> bool:
-    """Whether this is a processor by AMD. Known of Linux alone."""
-    return _CPU_INFO.is_file() and _VENDOR in _CPU_INFO.read_text("ascii", "replace")
+    """Whether this is a processor by AMD."""
+    return "AuthenticAMD" in _told("vendor_id")
 
 
-def has(*instructions: str) -> bool:
-    """Whether it has all of some instructions, such as `avx512_bf16`."""
-    there = torch.cpu.get_capabilities()
-    return all(there.get(name) is True for name in instructions)
+def has(instructions: str) -> bool:
+    """Whether it has some instructions of x86, named as Linux names them, such as `avx512_bf16`."""
+    return instructions in _told("flags")
+
+
+def _told(name: str) -> frozenset[str]:
+    """The words that Linux has for the first core under a name."""
+    lines = _CPU_INFO.read_text("ascii", "replace").splitlines() if _CPU_INFO.is_file() else []
+    values = (line.partition(":")[2] for line in lines if line.partition(":")[0].strip() == name)
+    return frozenset(next(values, "").split())

@@ -3,9 +3,11 @@
 There torch's own take two to ten times as long as those in float32. The product of two numbers in
 bfloat16 is exact in float32, in which sums are taken with such instructions, too: factors are
 rounded to bfloat16, multiplied in float32, and what comes out is rounded. Values and gradients
-differ from torch's by the order of sums alone.
+differ from torch's by the order of sums, and those of fused attention by what torch rounds between
+its two products. What is kept for a backward pass is held in float32.
 """
 
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -19,14 +21,17 @@ from offaxis.training.processor import has, is_amd
 
 Function = Callable[..., Any]
 
+_X86 = ("x86_64", "AMD64")
+
 _PRODUCTS: frozenset[Function] = frozenset(
     {
         *(torch.mm, torch.bmm, torch.matmul, torch.addmm, torch.baddbmm),
         *(Tensor.mm, Tensor.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__),
+        *(Tensor.addmm, Tensor.baddbmm),
         *(nn.functional.linear, nn.functional.scaled_dot_product_attention),
     }
 )
-_OF_GROUPS: frozenset[Function] = frozenset({nn.functional.grouped_mm})  # not autocast's to lower
+_OF_GROUPS: frozenset[Function] = frozenset({torch._grouped_mm})  # not autocast's to lower
 
 
 @cache
@@ -37,7 +42,7 @@ def has_bfloat16() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    if has("sse2"):  # one of Intel's kind
+    if platform.machine() in _X86:
         return has("amx_bf16") or (has("avx512_bf16") and is_amd())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

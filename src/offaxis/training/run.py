@@ -21,6 +21,7 @@ from offaxis.objectives.base import Objective
 from offaxis.recipe import Recipe, recipe_hash, recipe_text
 from offaxis.runs import RunFolder
 from offaxis.tasks.base import Task
+from offaxis.training.arguments import on_cpu
 from offaxis.training.constraints.building import confine
 from offaxis.training.continuing import finish, left_state
 from offaxis.training.folders import (
@@ -104,8 +105,9 @@ def _train(recipe: Recipe, folder: RunFolder, setting: _Setting) -> RunFolder:
         for prerequisite in recipe.prerequisites:
             if trained_folder(prerequisite, setting.out) == model_folder(prerequisite, setting.out):
                 _train(prerequisite, model_folder(prerequisite, setting.out), setting)
-        is_narrow = recipe.precision.weights == "bfloat16"
-        with quiet_and_reproducible(recipe.precision.threads), bfloat16_products(wanted=is_narrow):
+        precision = recipe.precision
+        is_narrow = precision.weights == "bfloat16" and on_cpu(precision)
+        with quiet_and_reproducible(precision.threads), bfloat16_products(wanted=is_narrow):
             _run(recipe, folder, setting)
     return folder
 

@@ -9,7 +9,7 @@ Shapes: B rows, S tokens of a row, T = S - 1.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         callbacks: Sequence[TrainerCallback] = (),
         ranks: Ranks | None = None,
     ) -> None:
+        self.recipe, self.source, self.states = recipe, source, states
         self.ranks = ranks or Ranks()
         num_batches = recipe.steps.max * recipe.optimizer.micro_batches
         super().__init__(
@@ -76,8 +77,8 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if recipe.precision.gradient_checkpointing:
             # transformers 5.23 has renamed it, and warns.
             names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-            next(getattr(model, name) for name in names if hasattr(model, name))()
-        self.recipe, self.source, self.states = recipe, source, states
+            again = next(getattr(model, name) for name in names if hasattr(model, name))
+            again({"use_reentrant": False, "context_fn": self._recomputing})
         self.models = LossModels.of(model, recipe, objective, teacher=teacher, num_ids=num_ids)
         self.weigher = Weigher(recipe, objective, num_ids)
         self.optimizer: torch.optim.Optimizer | None
@@ -263,6 +264,13 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             bfloat16_products(wanted=enabled and device == "cpu"),
         ):
             yield
+
+    def _recomputing(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Beside a layer's forward pass, and its second one: torch keeps autocast for it alone."""
+        precision = self.recipe.precision
+        is_narrow = "bfloat16" in (precision.autocast, precision.weights)
+        on_cpu = self.model.device.type == "cpu"
+        return nullcontext(), bfloat16_products(wanted=is_narrow and on_cpu)
 
     def not_finite(self, found: str) -> NumericsError:
         """The error of a run that left what numbers can hold."""
