@@ -84,14 +84,21 @@ PRESETS = {
         "The tiny laboratory, smoke test",
         (0,),
         {
-            "*": ("steps.max=24", "steps.check_every=12"),
-            "base": (*_SMALL, "steps.max=40"),
-            "teacher": (*_SMALL, "steps.max=40"),
+            "*": (
+                "steps.max=24",
+                "steps.check_every=12",
+                "checkpoints.count=6",
+                "evaluation.problems=128",
+                "evaluation.samples=64",
+            ),
+            "base": (*_SMALL, "steps.max=40", "checkpoints.count=2"),
+            "teacher": (*_SMALL, "steps.max=40", "checkpoints.count=2"),
+            "anchor": ("checkpoints.count=2",),
             "rlvr-long": ("steps.max=36",),
         },
         (
-            "Smoke preset: a smaller model and far too few steps to learn the task. The page shows "
-            "that everything works, not what training does.",
+            "Smoke preset: a smaller model, far too few steps to learn the task, and an eighth of "
+            "the problems. The page shows that everything works, not what training does.",
         ),
         FEW[:1],
     ),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,8 @@ def manifests(out: Path, kind: str) -> dict[Path, dict]:
     return {path: json.loads(path.read_text()) for path in out.glob(f"{kind}/*/manifest.json")}
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a demo that Ctrl-C has ended while runs were being trained."""
-    out = tmp_path_factory.mktemp("first") / "demo-smoke"
+def interrupt(out: Path) -> None:
+    """Begin a demo, and end it by Ctrl-C while runs are being trained."""
     process = subprocess.Popen(
         command(out),
         start_new_session=True,
@@ -49,7 +48,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 900  # on a machine that does much else
-    while not list(out.glob("runs/*/checkpoint-6")) and time.monotonic() < deadline:
+    while not list(out.glob("runs/*/checkpoint-7")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     try:
@@ -58,33 +57,35 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in said
-    return out
 
 
-@pytest.fixture(scope="module")
-def unfinished(interrupted: Path) -> str:
-    """A run that was ended in its middle."""
-    found = [
-        path.parent.name for path, m in manifests(interrupted, "runs").items() if not m["finished"]
-    ]
-    assert found
-    return min(found)
-
-
-@pytest.fixture(scope="module")
-def first(interrupted: Path, unfinished: str) -> dict:
+def go_on(out: Path) -> dict:
     """What the same command says when it has gone on to the end; finished models stay."""
     held = {
         path: path.stat().st_mtime_ns
-        for path, m in manifests(interrupted, "models").items()
+        for path, m in manifests(out, "models").items()
         if m["finished"]
     }
     assert held
-    done = subprocess.run(command(interrupted), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(out), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.stat().st_mtime_ns for path in held} == held
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def first(once: Callable[[str, Callable[[Path], None]], Path]) -> dict:
+    """What a demo says that was ended in the middle of a run, `unfinished`, and has gone on."""
+
+    def fill(folder: Path) -> None:
+        interrupt(folder / "demo")
+        runs = manifests(folder / "demo", "runs").items()
+        unfinished = min(path.parent.name for path, m in runs if not m["finished"])
+        said = go_on(folder / "demo") | {"unfinished": unfinished}
+        (folder / "said.json").write_text(json.dumps(said), "utf-8")
+
+    return json.loads((once("demo-smoke", fill) / "said.json").read_text("utf-8"))
 
 
 def tables(results: ResultsFolder, run: str) -> dict[str, bytes]:
@@ -120,10 +121,9 @@ def test_every_checkpoint_is_a_hugging_face_model(first: dict) -> None:
         assert model.config.model_type == "qwen3"
 
 
-def test_equal_seeds_give_equal_readings_bit_for_bit(
-    first: dict, unfinished: str, tmp_path: Path
-) -> None:
+def test_equal_seeds_give_equal_readings_bit_for_bit(first: dict, tmp_path: Path) -> None:
     """The run that was interrupted, trained and measured again: alone, and in one go."""
+    unfinished = first["unfinished"]
     subprocess.run([sys.executable, "-c", ALONE, unfinished, str(tmp_path)], check=True)
     again = ResultsFolder(tmp_path / "results")
     assert tables(again, unfinished) == tables(ResultsFolder(Path(first["results"])), unfinished)

@@ -2,10 +2,12 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +38,14 @@ def rows(out: Path) -> list[dict]:
     return gather(out, "tiny", micro.CHANGES).to_pylist()
 
 
+@pytest.fixture(scope="module")
+def whole(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """An undisturbed study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(entries.ENTRIES, "fig4", micro.ENTRY)
+        return once("micro-study", micro.study)
+
+
 def killed(out: Path) -> None:
     """Begin a study in another process and kill it once its first model is whole."""
     process = subprocess.Popen(
@@ -56,7 +66,7 @@ def killed(out: Path) -> None:
     assert not (out / "study.parquet").exists()
 
 
-def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> None:
+def test_a_killed_study_goes_on_and_ends_in_the_same_table(whole: Path, tmp_path: Path) -> None:
     killed(tmp_path / "killed")
     finished = {
         path: path.stat().st_mtime_ns
@@ -65,9 +75,8 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> No
     assert finished
     said = micro.study(tmp_path / "killed")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    micro.study(tmp_path / "whole")
     found = rows(tmp_path / "killed")
-    assert found == rows(tmp_path / "whole")
+    assert found == rows(whole)
     assert {(row["draw"], row["arm"]) for row in found} == {
         (draw, arm) for draw in (0, 1) for arm in ("sft", "opd")
     }
@@ -81,10 +90,10 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_table(tmp_path: Path) -> No
     assert [note.partition("-")[0] for note in said["notes"]] == ["teacher", "teacher"]
 
 
-def test_only_what_a_draw_lacks_is_measured(tmp_path: Path) -> None:
-    micro.study(tmp_path)
-    results = ResultsFolder(tmp_path / "results/draw-0")
-    runs = [RunFolder(tmp_path / "models" / run["name"]) for run in results.manifest()["runs"]]
+def test_only_what_a_draw_lacks_is_measured(whole: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "study")
+    results = ResultsFolder(out / "results/draw-0")
+    runs = [RunFolder(out / "models" / run["name"]) for run in results.manifest()["runs"]]
     first, *others = runs
     as_measured = Options(passes=(Pass("stored", ("norm",)), Pass("bf16", ("norm",))), draws=2)
     assert not unmeasured(results, runs, as_measured)
@@ -94,20 +103,20 @@ def test_only_what_a_draw_lacks_is_measured(tmp_path: Path) -> None:
     assert unmeasured(ResultsFolder(tmp_path / "nowhere"), runs, as_measured) == runs
 
     part = results.part("readings", first.root.name)
-    whole = pq.read_table(part)
-    pq.write_table(whole.filter(pc.not_equal(whole["step"], max(whole["step"].to_pylist()))), part)
+    table = pq.read_table(part)
+    pq.write_table(table.filter(pc.not_equal(table["step"], max(table["step"].to_pylist()))), part)
     assert unmeasured(results, runs, as_measured) == [first]
-    older = pc.replace_substring_regex(whole["definition"], "^v[0-9]+", "v0")
+    older = pc.replace_substring_regex(table["definition"], "^v[0-9]+", "v0")
     pq.write_table(
-        whole.set_column(whole.schema.get_field_index("definition"), "definition", older), part
+        table.set_column(table.schema.get_field_index("definition"), "definition", older), part
     )
     assert unmeasured(results, runs, as_measured) == [first]
     part.unlink()
     assert unmeasured(results, runs, as_measured) == [first]
 
     held = {run: results.part("readings", run.root.name).stat().st_mtime_ns for run in others}
-    micro.study(tmp_path)
-    assert pq.read_table(part).equals(whole)
+    micro.study(out)
+    assert pq.read_table(part).equals(table)
     assert held == {
         run: results.part("readings", run.root.name).stat().st_mtime_ns for run in others
     }
