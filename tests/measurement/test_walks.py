@@ -9,9 +9,10 @@ import torch
 
 from offaxis.diagnostics.similarity import Stage, TopFactors, of_checkpoint
 from offaxis.measurement.walks import FactorWalk, RandomWalk, Walk
+from tests.conftest import IN_TRIALS
 
 ROWS, COLS, STEPS = 96, 64, 4
-SEEDS, DRAWS = 40, 19
+SEEDS, DRAWS = 40 if IN_TRIALS else 20, 19
 ASKED = [
     (quantity, index)
     for side in ("left", "right")
@@ -88,7 +89,7 @@ def random_walk_of(held: Sequence[Factors]) -> RandomWalk:
 
 
 def by_lapack(D: torch.Tensor, K: int) -> TopFactors:
-    U, s, Vh = torch.linalg.svd(D)
+    U, s, Vh = torch.linalg.svd(D, full_matrices=False)
     return TopFactors(U[:, :K], Vh[:K].T, s, torch.zeros(K, dtype=torch.float64))
 
 
@@ -145,7 +146,8 @@ def test_adapters_that_walk_lie_on_the_walk_of_factors(
 
 def test_adapters_that_walk_lie_off_the_walk_of_a_matrix() -> None:
     found = places(random_walk_of, 4, 4, even, 0.003)
-    assert min(chi_square(found[key]) for key in ASKED if key != ("left_to_final", 0)) > 100
+    most = 4 * SEEDS  # all in one bin
+    assert min(chi_square(found[key]) for key in ASKED if key != ("left_to_final", 0)) > 0.6 * most
     for index in (0, 2):
         assert int(found["right_to_final", index].min()) == DRAWS  # the row space that A began with
 
