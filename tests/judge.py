@@ -1,6 +1,7 @@
 """Every reading from its definition, by LAPACK in float64, with the error of the judge."""
 
 import math
+import statistics
 from typing import NamedTuple
 
 import torch
@@ -121,7 +122,7 @@ def _of_side(side: str, old: Side, new: Side, k: int, rounding: float) -> dict[s
     values = {
         "max": (angles[-1], slack),
         "mean": (angles.mean(), slack),
-        "median": (angles.median(), slack),
+        "median": (statistics.median(angles.tolist()), slack),
         "q90": (angles.quantile(0.9), slack),
         "contained_max": (contained[-1], wider),
         "contained_mean": (contained.mean(), wider),

@@ -286,7 +286,10 @@ def measure(
     seed: Annotated[int, Parameter(help="Key of the draws.")] = 0,
     device: Annotated[str, Parameter(help="Where to work on matrices: cpu, cuda.")] = "cpu",
     max_memory: Annotated[
-        str | None, Parameter(help="What all workers together may hold, as 8GB.")
+        str | None,
+        Parameter(
+            help="What matrices in work may take together, as 8GB; libraries take 0.4 GB a worker."
+        ),
     ] = None,
     workers: Workers = None,
     executor: Annotated[

@@ -1,6 +1,7 @@
 """Every diagnostic against a naive evaluation of its definition with float64 LAPACK."""
 
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -295,7 +296,9 @@ def test_the_fast_tier_says_what_its_shift_is_worth() -> None:
         P = U.T @ (size * step) @ Vh.T
         coupling = (P.diagonal(1) * s[1:] + s[:-1] * P.diagonal(-1)).abs() / gaps
         found = read(case(W0, W1, tier="fast"), "spectral_shift")
-        assert found["validity"].value == pytest.approx(float(coupling.median()), rel=0.03)
+        assert found["validity"].value == pytest.approx(
+            statistics.median(coupling.tolist()), rel=0.03
+        )
         assert found["validity"].tier == "fast"
         assert found["spectral_shift"].tier == ("fast" if is_trusted else "exact")
         true = float((torch.linalg.svdvals(W1) - s).norm() / s.norm())

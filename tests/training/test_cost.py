@@ -74,6 +74,14 @@ def test_a_dry_run_says_what_is_not_here_and_a_run_refuses(tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+def test_a_start_that_is_missing_is_refused_before_its_teacher_is_trained(tmp_path, capsys):
+    recipe, out = str(RECIPES / "tiny" / "opd.toml"), tmp_path / "out"
+    missing = f'start={{path="{tmp_path / "nowhere"}"}}'
+    assert run(["train", recipe, "--set", missing, "--out", str(out)]) == 3
+    assert "nowhere" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("final", [0.0, 2e-4])
 def test_the_cosine_ends_where_the_recipe_says(base, final, tmp_path):
     recipe = base(optimizer={"lr": 1e-3, "schedule": "cosine", "final_lr": final}, steps={"max": 9})

@@ -218,5 +218,6 @@ def _require_distinct(trajectories: Sequence[Trajectory]) -> None:
                 expected="runs with different names",
                 found=f"{other.checkpoints[0].path.parent} and "
                 f"{trajectory.checkpoints[0].path.parent}",
-                do="measure them one by one into the same --out, each with its own --run NAME",
+                do="measure them one by one into the same --out, each with its own --run NAME; "
+                "to compare them, rename one of the folders",
             )

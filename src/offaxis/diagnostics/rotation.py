@@ -16,7 +16,7 @@ _OF_A_SIDE = ("max", "mean", "median", "q90", "contained_max", "contained_mean",
 
 
 @diagnostic(
-    version=2,
+    version=3,
     units={
         **{
             f"{side}_{name}": "fraction" if name == "energy_lost" else "rad"
@@ -95,7 +95,7 @@ def _side(
     return {
         "max": angle(angles[-1], turned.bound, *boundary),
         "mean": angle(angles.mean(), turned.mean_bound),
-        "median": angle(angles.median(), turned.bound),
+        "median": angle(angles.quantile(0.5), turned.bound),
         "q90": angle(angles.quantile(0.9), turned.bound),
         "contained_max": angle(contained[-1], turned.contained_bound),
         "contained_mean": angle(contained.mean(), turned.contained_bound),

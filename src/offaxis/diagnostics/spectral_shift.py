@@ -7,7 +7,7 @@ from offaxis.diagnostics.facts import WeightUpdate
 
 
 @diagnostic(
-    version=1,
+    version=2,
     units={"spectral_shift": "1", "validity": "1"},
     source="arXiv:2606.07082, section 3.1; arXiv:2511.08567",
     primary=("random_factors", "sign_flip"),

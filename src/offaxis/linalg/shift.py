@@ -85,7 +85,7 @@ def _coupling(projection: Projection) -> tuple[float, float]:
         return 0.0, 0.0
     E = (projection.above * s[1:] + s[:-1] * projection.below).abs()
     ratio = torch.where(E == 0, 0.0, E / (s[:-1].square() - s[1:].square()))
-    return float(ratio.median()), float(ratio.max())
+    return float(ratio.quantile(0.5)), float(ratio.max())
 
 
 def _rounding(projection: Projection, value: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from offaxis.console import messages, progress
+from offaxis.errors import CheckpointError
 from offaxis.recipe import Recipe, load_recipe
 from offaxis.training.cost import FORMULA
 from offaxis.training.plan import Stage, absent_files, plan
@@ -57,6 +58,7 @@ def train_command(
             "recipe": recipe.resolved(),
         }
     _require_records(recipe)
+    _require_models(left)
     with shown(console) as observe:
         folder = train(recipe, out, observe=observe)
     if left:
@@ -99,6 +101,22 @@ def _require_records(recipe: Recipe) -> None:
         _require_records(prerequisite)
     if absent_files(recipe):
         open_records(recipe)
+
+
+def _require_models(stages: Sequence[Stage]) -> None:
+    """Refuse models that are missing, the only files that can be once data are there.
+
+    Raises:
+        CheckpointError: If a folder of a stage that is still to be trained does not exist.
+    """
+    for stage in stages:
+        for place in stage.absent:
+            raise CheckpointError(
+                place,
+                expected=f"the folder of a model that {stage.name} needs",
+                found="no such folder",
+                do="check the path in the recipe; nothing was trained",
+            )
 
 
 def time_split(log: Sequence[Mapping[str, Any]]) -> str:

@@ -22,8 +22,9 @@ _STEP_SECONDS = 0.05
 _POSITION_SECONDS = 0.02
 
 FORMULA = (
-    f"6 N D learning and 2 N D reading at {TRAINING_SHARE:.0%}, 2 N D sampling at "
-    f"{SAMPLING_SHARE:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s"
+    "6 N D learning (8 N D where layers are computed twice) and 2 N D reading at "
+    f"{TRAINING_SHARE:.0%}, 2 N D sampling at {SAMPLING_SHARE:.0%} of "
+    f"{PEAK_FLOPS / 1e12:.0f} TFLOP/s"
 )
 
 
